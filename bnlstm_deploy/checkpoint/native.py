@@ -1,0 +1,156 @@
+"""Native checkpoints: a folder with config.json and model.safetensors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.checkpoint.read import read_tensors
+from bnlstm_deploy.errors import BnlstmError, CheckpointError
+from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+FORMAT_VERSION = 1
+
+RNN_FIELDS = (
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "batch_first",
+    "dropout",
+    "bidirectional",
+    "max_length",
+    "normalize",
+    "beta",
+    "eps",
+    "momentum",
+    "gamma_init",
+)
+"""The constructor's arguments of BNLSTM that config.json holds, under "rnn"."""
+
+HEAD_FIELDS = ("out_features", "pooling")
+"""The constructor's arguments of BNLSTMModel that config.json holds, under "head"."""
+
+
+def save_checkpoint(
+    model: BNLSTM | BNLSTMModel, folder: str | Path, *, force: bool = False
+) -> None:
+    """Write `config.json` and `model.safetensors` into `folder`, which is created if need be.
+
+    Raises:
+        CheckpointError: The folder holds a checkpoint already and `force` is not set.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if (folder / name).exists() and not force:
+            raise CheckpointError(f"{folder / name} exists; choose another folder, or set force")
+    folder.mkdir(parents=True, exist_ok=True)
+    rnn = model.rnn if isinstance(model, BNLSTMModel) else model
+    config: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "model_type": "bnlstm",
+        "rnn": {name: getattr(rnn, name) for name in RNN_FIELDS},
+        "head": None,
+    }
+    if isinstance(model, BNLSTMModel):
+        config["head"] = {"out_features": model.head.out_features, "pooling": model.pooling}
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    with replacing(folder / WEIGHTS) as temporary:
+        temporary.write_bytes(safetensors.torch.save(tensors))
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_checkpoint(path: str | Path, *, config: str | Path | None = None) -> BNLSTM | BNLSTMModel:
+    """Load a native checkpoint, in evaluation mode and in the dtype of its tensors.
+
+    Args:
+        path: A folder with `config.json` and `model.safetensors`, or a state dict (`.safetensors`
+            or a file that `torch.save` wrote).
+        config: The configuration that belongs to a state dict; by default the `config.json`
+            beside it.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, the configuration has an unknown or missing
+            field, or the tensors are not those which the configuration calls for.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; pass a checkpoint folder or a state dict")
+    weights = path / WEIGHTS if path.is_dir() else path
+    model = _build(Path(config) if config is not None else weights.parent / CONFIG)
+    tensors = read_tensors(weights)
+    _check_tensors(weights, tensors, model)
+    dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        raise CheckpointError(
+            f"{weights} holds tensors of {sorted(map(str, dtypes))}; they must be all float32 or "
+            "all float64"
+        )
+    model.to(dtypes.pop()).load_state_dict(tensors)
+    return model.eval()
+
+
+def _build(path: Path) -> BNLSTM | BNLSTMModel:
+    """Build the model that a config.json describes, with fresh weights."""
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} does not exist; a native checkpoint needs it to tell sizes and eps. Write it "
+            "with save_checkpoint, or name the file with --config"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    _check_fields(path, "", config, ("format_version", "model_type", "rnn", "head"))
+    if (config["format_version"], config["model_type"]) != (FORMAT_VERSION, "bnlstm"):
+        raise CheckpointError(
+            f"{path} says format_version {config['format_version']!r} and model_type "
+            f"{config['model_type']!r}; this version reads {FORMAT_VERSION} and 'bnlstm'"
+        )
+    _check_fields(path, "rnn", config["rnn"], RNN_FIELDS)
+    try:
+        rnn = BNLSTM(**config["rnn"])
+        if config["head"] is None:
+            return rnn
+        _check_fields(path, "head", config["head"], HEAD_FIELDS)
+        return BNLSTMModel(rnn, **config["head"])
+    except (BnlstmError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} describes no model that can be built: {error}") from error
+
+
+def _check_fields(path: Path, where: str, value: object, names: tuple[str, ...]) -> None:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: {where or 'the file'} must be a JSON object, not {value!r}")
+    missing = [name for name in names if name not in value]
+    unknown = [name for name in value if name not in names]
+    if missing or unknown:
+        raise CheckpointError(
+            f"{path}: {where or 'the file'} lacks {missing} and has the unknown fields {unknown}; "
+            f"the fields are {list(names)}"
+        )
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Compare names and shapes with those of `model`, and report all differences at once."""
+    expected = model.state_dict()
+    lines = [f"missing: {name}" for name in expected if name not in tensors]
+    lines += [f"unknown: {name}" for name in tensors if name not in expected]
+    lines += [
+        f"{name} has shape {tuple(tensor.shape)}, the configuration gives "
+        f"{tuple(expected[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in expected and tensor.shape != expected[name].shape
+    ]
+    if lines:
+        shown = "\n  ".join(lines[:20])
+        more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
+        raise CheckpointError(
+            f"the tensors in {path} are not those of its configuration:\n  {shown}{more}"
+        )

@@ -1,0 +1,58 @@
+"""Every error that this package raises on purpose, as one tree.
+
+    BnlstmError
+    ├── CheckpointError      a checkpoint that cannot be read or contradicts its configuration
+    ├── FoldError            statistics or weights that cannot be folded
+    ├── ExportError          a model that cannot become an ONNX graph, or a file that is in the way
+    ├── RuntimeSessionError  a graph or an execution provider that cannot be used
+    ├── InputError           an argument with the wrong type, rank, size or range
+    ├── VerificationError    an equivalence check that could not be carried out
+    └── MissingExtraError    an optional dependency that is not installed
+
+A message states what was wrong, the value seen, and the remedy. `InputError` is also a
+`ValueError` and `MissingExtraError` an `ImportError`, so that callers who expect the built-in
+exceptions catch them.
+"""
+
+__all__ = [
+    "BnlstmError",
+    "CheckpointError",
+    "ExportError",
+    "FoldError",
+    "InputError",
+    "MissingExtraError",
+    "RuntimeSessionError",
+    "VerificationError",
+]
+
+
+class BnlstmError(Exception):
+    """The base of every error that bnlstm_deploy raises on purpose."""
+
+
+class CheckpointError(BnlstmError):
+    """A checkpoint cannot be read, or its tensors contradict its configuration."""
+
+
+class FoldError(BnlstmError):
+    """Statistics or weights cannot be folded: wrong shape, negative, non-finite, a missing step."""
+
+
+class ExportError(BnlstmError):
+    """A model cannot become an ONNX graph, or the file to write is in the way."""
+
+
+class RuntimeSessionError(BnlstmError):
+    """A graph, or a requested execution provider, cannot be used by ONNX Runtime."""
+
+
+class InputError(BnlstmError, ValueError):
+    """An argument has the wrong type, rank, size or range."""
+
+
+class VerificationError(BnlstmError):
+    """An equivalence check could not be carried out. A check that *fails* is a result instead."""
+
+
+class MissingExtraError(BnlstmError, ImportError):
+    """An optional dependency is not installed."""

@@ -1,0 +1,123 @@
+"""FoldedBNLSTM: the torch module that takes the place of a BNLSTM for export."""
+
+from dataclasses import fields
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnlstm_deploy.errors import ExportError
+from bnlstm_deploy.export import op
+from bnlstm_deploy.fold import FoldedDirection, FoldedLSTM, fold
+from bnlstm_deploy.nn import BNLSTM, State
+from bnlstm_deploy.nn.arguments import check_step
+
+
+class FoldedBNLSTM(nn.Module):
+    """A folded BNLSTM with the `forward` of the BNLSTM that it was folded from.
+
+    Inside `torch.onnx.export` its forward emits one `bnlstm::BNLSTM` node for each layer and
+    direction. Elsewhere it runs `FoldedLSTM.run`, the numpy reference, on the CPU and without
+    gradients.
+
+    Args:
+        module: The BNLSTM to fold.
+        dtype: To which the float64 fold is rounded, once; the module's own by default.
+
+    Attributes:
+        folded: The fold, in `dtype`.
+        {array}_l{k}[_reverse]: Buffers with the arrays of `FoldedDirection`. Scales and shifts
+            that change nothing, those of normalizations switched off, are left out.
+    """
+
+    def __init__(self, module: BNLSTM, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.batch_first = module.batch_first
+        self.num_directions = module.num_directions
+        self.suffixes = [suffix for _, suffix in module.directions()]
+        dtype = dtype or module.weight_ih_l0.dtype
+        self.folded: FoldedLSTM = fold(module).astype(torch.empty(0, dtype=dtype).numpy().dtype)
+        directions = [direction for layer in self.folded.layers for direction in layer]
+        for suffix, direction in zip(self.suffixes, directions, strict=True):
+            for name in _useful_arrays(direction):
+                array = np.ascontiguousarray(getattr(direction, name))
+                self.register_buffer(name + suffix, torch.from_numpy(array))
+
+    def forward(
+        self,
+        input: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        step: int | Tensor = 0,
+    ) -> tuple[Tensor, State]:
+        """Compute what `BNLSTM.forward` computes; arguments and results are the same."""
+        x = input.transpose(0, 1) if self.batch_first else input
+        run = self._emit if torch.onnx.is_in_onnx_export() else self._run
+        y, state = run(x, state, lengths, step)
+        return y.transpose(0, 1) if self.batch_first else y, state
+
+    def _run(
+        self, x: Tensor, state: State | None, lengths: Tensor | None, step: int | Tensor
+    ) -> tuple[Tensor, State]:
+        step = check_step(step, x.shape[1], self.num_directions)
+        y, (h, c) = self.folded.run(
+            x.numpy(force=True),
+            None if state is None else (state[0].numpy(force=True), state[1].numpy(force=True)),
+            lengths=None if lengths is None else lengths.numpy(force=True),
+            step=step.numpy(force=True) if isinstance(step, Tensor) else step,
+        )
+        return torch.from_numpy(y), (torch.from_numpy(h), torch.from_numpy(c))
+
+    def _emit(
+        self, x: Tensor, state: State | None, lengths: Tensor | None, step: int | Tensor
+    ) -> tuple[Tensor, State]:
+        if isinstance(step, int):
+            if step != 0:
+                raise ExportError(
+                    f"the model calls its BNLSTM with step={step}, a constant. Leave it out: the "
+                    "graph gets an input start_step"
+                )
+            start_step = None
+        else:
+            start_step = step
+        if state is None:
+            rows = (len(self.suffixes), 1, self.folded.hidden_size)
+            state = (x.new_zeros(rows), x.new_zeros(rows))
+        ends = None if lengths is None else op.clip_lengths(lengths, x)
+        finals: list[State] = []
+        outputs: list[Tensor] = []
+        for row, suffix in enumerate(self.suffixes):
+            reverse = suffix.endswith("_reverse")
+            if len(outputs) == self.num_directions:
+                x, outputs = torch.cat(outputs, dim=2), []
+            y, y_h, y_c = op.bnlstm(
+                op.Inputs(
+                    X=self._reverse(x, ends) if reverse else x,
+                    initial_h=state[0][row],
+                    initial_c=state[1][row],
+                    lengths=lengths,
+                    start_step=start_step,
+                    **self._arrays(suffix),
+                )
+            )
+            outputs.append(self._reverse(y, ends) if reverse else y)
+            finals.append((y_h, y_c))
+        h, c = (torch.stack(part) for part in zip(*finals, strict=True))
+        return torch.cat(outputs, dim=2), (h, c)
+
+    def _reverse(self, sequence: Tensor, ends: Tensor | None) -> Tensor:
+        return sequence.flip(0) if ends is None else op.reverse_valid(sequence, ends)
+
+    def _arrays(self, suffix: str) -> dict[str, Tensor]:
+        buffers = dict(self.named_buffers())
+        names = [field.name for field in fields(FoldedDirection)]
+        return {name: buffers[name + suffix] for name in names if name + suffix in buffers}
+
+
+def _useful_arrays(direction: FoldedDirection) -> list[str]:
+    names = ["weight_ih", "weight_hh", "bias"]
+    names += [n for n in ("input_scale", "hidden_scale") if (getattr(direction, n) != 1).any()]
+    if (direction.cell_scale != 1).any() or (direction.cell_shift != 0).any():
+        names += ["cell_scale", "cell_shift"]
+    return names

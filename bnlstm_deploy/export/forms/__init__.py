@@ -1,0 +1,1 @@
+"""The graph forms: each writes a body for `bnlstm::BNLSTM` in standard ONNX operators."""

@@ -1,0 +1,76 @@
+"""From the graph that torch's exporter wrote to the finished ONNX file."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bnlstm_deploy.errors import ExportError
+from bnlstm_deploy.export.forms import scan
+from bnlstm_deploy.export.op import DOMAIN, NAME, VERSION, Inputs
+from bnlstm_deploy.metadata import Metadata
+from bnlstm_deploy.version import __version__
+
+
+def finish(
+    model: ir.Model, metadata: Metadata, defaults: Mapping[str, NDArray[np.generic]]
+) -> onnx.ModelProto:
+    """Complete a traced graph and check it.
+
+    Args:
+        model: The traced graph, changed in place.
+        metadata: Written into the file's metadata properties.
+        defaults: Values that inputs of the graph take when they are left out, by name.
+
+    Raises:
+        ExportError: `onnx.checker` finds fault with the result.
+    """
+    model.opset_imports[DOMAIN] = VERSION
+    model.producer_name = "bnlstm-deploy"
+    model.producer_version = __version__
+    model.graph.name = "bnlstm"
+    model.metadata_props.update(metadata.to_properties())
+    for node in model.graph:
+        if (node.domain, node.op_type) == (DOMAIN, NAME):
+            _attach_function(model, node)
+    for value in model.graph.inputs:
+        if value.name in defaults:
+            value.const_value = ir.tensor(defaults[value.name], name=value.name)
+            model.graph.register_initializer(value)
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}") from error
+    return proto
+
+
+def check_dynamic(model: ir.Model, axes: Mapping[str, Mapping[int, str]]) -> None:
+    """Check that axes which must be dynamic came out so; the exporter fixes some silently.
+
+    Args:
+        model: The traced graph.
+        axes: For each input by name, the names of its dynamic axes.
+
+    Raises:
+        ExportError: An axis is a fixed size in the graph.
+    """
+    for value in model.graph.inputs:
+        for axis, dimension in axes.get(str(value.name), {}).items():
+            if value.shape is not None and isinstance(value.shape[axis], int):
+                raise ExportError(
+                    f"axis {axis} ({dimension}) of {value.name!r} came out fixed at "
+                    f"{value.shape[axis]}: something in the model depends on its size. Avoid "
+                    "Python numbers made from shapes, or declare the axis fixed in dynamic_shapes"
+                )
+
+
+def _attach_function(model: ir.Model, node: ir.Node) -> None:
+    present = [
+        name for name, value in zip(Inputs._fields, node.inputs, strict=False) if value is not None
+    ]
+    node.overload = scan.overload(present)
+    function = ir.from_proto(scan.function(present, model.opset_imports[""]))
+    model.functions.setdefault(function.identifier(), function)

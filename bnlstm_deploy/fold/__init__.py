@@ -1,0 +1,7 @@
+"""The fold: a training model's normalizations as affine maps in numpy, float64 until the end."""
+
+from bnlstm_deploy.fold.affine import Affine, affine
+from bnlstm_deploy.fold.fold import fold
+from bnlstm_deploy.fold.folded import FoldedDirection, FoldedLSTM, Materialized
+
+__all__ = ["Affine", "FoldedDirection", "FoldedLSTM", "Materialized", "affine", "fold"]

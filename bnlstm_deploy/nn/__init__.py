@@ -1,0 +1,22 @@
+"""The training model, in torch."""
+
+from bnlstm_deploy.extras import require
+
+require("torch", extra="convert")
+
+from bnlstm_deploy.nn.bnlstm import BNLSTM, State  # noqa: E402
+from bnlstm_deploy.nn.cell import BNLSTMCell, Path  # noqa: E402
+from bnlstm_deploy.nn.model import BNLSTMModel, Pooling  # noqa: E402
+from bnlstm_deploy.nn.norm import StepwiseBatchNorm  # noqa: E402
+from bnlstm_deploy.nn.recalibrate import recalibrate  # noqa: E402
+
+__all__ = [
+    "BNLSTM",
+    "BNLSTMCell",
+    "BNLSTMModel",
+    "Path",
+    "Pooling",
+    "State",
+    "StepwiseBatchNorm",
+    "recalibrate",
+]

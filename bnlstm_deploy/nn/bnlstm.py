@@ -1,0 +1,282 @@
+"""The batch-normalized LSTM to train: `torch.nn.LSTM` with normalization at each timestep."""
+
+import math
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.nn.arguments import (
+    check_input,
+    check_lengths,
+    check_state,
+    check_step,
+    reverse_valid,
+)
+from bnlstm_deploy.nn.cell import PATHS, Norms, Path, lstm_step, make_norms, ordered_paths
+
+State = tuple[Tensor, Tensor]
+"""h and c, each (num_layers * num_directions, N, H)."""
+
+
+class BNLSTM(nn.Module):
+    """A batch-normalized LSTM (Cooijmans et al. 2016, "Recurrent Batch Normalization").
+
+    Constructor, `forward` and parameters are those of `torch.nn.LSTM`, with the normalizations in
+    addition. With `normalize=()` it computes what `torch.nn.LSTM` computes and loads its state
+    dict. For timestep t of a stream that consumed `step` timesteps before, with `BN_k` the
+    normalization with statistics row `k = min(step + t, S - 1)`:
+
+        i, f, g, o = BN_k(W_ih x_t) + BN_k(W_hh h) + b_ih + b_hh
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h = sigmoid(o) * tanh(BN_k(c))
+
+    In training, minibatch statistics normalize and the running statistics follow them by moving
+    average; in evaluation the running statistics normalize. `recalibrate` replaces the moving
+    averages by averages over a data set, the paper's method.
+
+    Args:
+        input_size: D.
+        hidden_size: H.
+        num_layers: Layers; layer l + 1 reads, and normalizes, the output of layer l.
+        bias: Whether to learn `bias_ih_l*` and `bias_hh_l*`.
+        batch_first: Whether input and output are (N, T, .) instead of (T, N, .).
+        dropout: Probability of a zero between layers, in training.
+        bidirectional: Whether to add a reverse direction. It runs over the valid part of each
+            stream, from its end, with steps, weights and statistics of its own.
+        max_length: S, the number of timesteps with statistics of their own. Later timesteps use
+            the last. 1 shares the statistics over time.
+        normalize: Which products are normalized, any subset of `("input", "hidden", "cell")`.
+        beta: Which of the normalizations learn a shift. The paper's choice is the cell's alone,
+            since the bias already shifts the gates.
+        eps: Added to each variance.
+        momentum: Weight of a new minibatch in the running statistics; None averages all alike.
+        gamma_init: Initial value of every gamma.
+        device: As in `torch.nn.LSTM`.
+        dtype: As in `torch.nn.LSTM`.
+
+    Attributes:
+        weight_ih_l{k}[_reverse]: (4H, D) for k = 0, else (4H, num_directions * H); i, f, g, o.
+        weight_hh_l{k}[_reverse]: (4H, H).
+        bias_ih_l{k}[_reverse]: (4H,).
+        bias_hh_l{k}[_reverse]: (4H,).
+        input_norm_l{k}[_reverse]: StepwiseBatchNorm over 4H features, or None.
+        hidden_norm_l{k}[_reverse]: StepwiseBatchNorm over 4H features, or None.
+        cell_norm_l{k}[_reverse]: StepwiseBatchNorm over H features, or None.
+
+    Raises:
+        InputError: A size below 1, a dropout outside 0..1 or an unknown path.
+    """
+
+    weight_ih_l0: Tensor
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        max_length: int,
+        normalize: Collection[Path] = PATHS,
+        beta: Collection[Path] = ("cell",),
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        gamma_init: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (
+            ("input_size", input_size),
+            ("hidden_size", hidden_size),
+            ("num_layers", num_layers),
+            ("max_length", max_length),
+        ):
+            if not isinstance(size, int) or size < 1:
+                raise InputError(f"{name} is {size!r}; pass an integer of at least 1")
+        if not 0 <= dropout <= 1:
+            raise InputError(f"dropout is {dropout}; pass a probability from 0 to 1")
+        if not eps >= 0:
+            raise InputError(f"eps is {eps}; pass a number of at least 0")
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = dropout
+        self.bidirectional = bidirectional
+        self.num_directions = 2 if bidirectional else 1
+        self.max_length = max_length
+        self.normalize = ordered_paths("normalize", normalize)
+        self.beta = tuple(path for path in ordered_paths("beta", beta) if path in self.normalize)
+        self.eps = eps
+        self.momentum = momentum
+        self.gamma_init = gamma_init
+        for layer, suffix in self.directions():
+            features = input_size if layer == 0 else hidden_size * self.num_directions
+            shapes: dict[str, tuple[int, ...]] = {
+                "weight_ih": (4 * hidden_size, features),
+                "weight_hh": (4 * hidden_size, hidden_size),
+            }
+            if bias:
+                shapes |= {"bias_ih": (4 * hidden_size,), "bias_hh": (4 * hidden_size,)}
+            for name, shape in shapes.items():
+                parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                self.register_parameter(name + suffix, parameter)
+            norms = make_norms(
+                hidden_size,
+                max_length,
+                normalize=self.normalize,
+                beta=self.beta,
+                eps=eps,
+                momentum=momentum,
+                gamma_init=gamma_init,
+                device=device,
+                dtype=dtype,
+            )
+            for path, norm in zip(PATHS, norms, strict=True):
+                self.register_module(f"{path}_norm{suffix}", norm)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialize weights and biases as `torch.nn.LSTM` does, and the normalizations."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters(recurse=False):
+            nn.init.uniform_(parameter, -bound, bound)
+        for layer, suffix in self.directions():
+            del layer
+            for norm in self.norms(suffix):
+                if norm is not None:
+                    norm.reset_parameters()
+
+    def directions(self) -> Iterator[tuple[int, str]]:
+        """Yield the layer and the parameters' suffix, `_l0`, `_l0_reverse`, `_l1`, ..., of each."""
+        for layer in range(self.num_layers):
+            for reverse in ("", "_reverse")[: self.num_directions]:
+                yield layer, f"_l{layer}{reverse}"
+
+    def norms(self, suffix: str) -> Norms:
+        """Return the normalizations of the layer and direction with that suffix."""
+        return Norms(*(getattr(self, f"{path}_norm{suffix}") for path in PATHS))
+
+    def forward(
+        self,
+        input: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        step: int | Tensor = 0,
+    ) -> tuple[Tensor, State]:
+        """Run over a minibatch of sequences.
+
+        To continue streams in chunks, carry the state *and* the step: `step` of the next call is
+        the number of timesteps consumed by all calls before.
+
+        Args:
+            input: (T, N, D), or (N, T, D) with `batch_first`, or (T, D) for a single stream.
+            state: The initial h and c, each (num_layers * num_directions, N, H), without N for a
+                single stream; zeros by default.
+            lengths: (N,) integers in 0..T: valid timesteps of each stream. Past its length a
+                stream's state is held and its output is 0, as `pad_packed_sequence` gives, and
+                padding does not reach the statistics.
+            step: Timesteps that the streams consumed before: an int, or (N,) integers. Must be 0
+                with two directions.
+
+        Returns:
+            The output, (T, N, num_directions * H) or as `input` is laid out, and the final h and c,
+            each (num_layers * num_directions, N, H).
+
+        Raises:
+            InputError: A wrong rank, size, dtype or range; in training, fewer than two streams.
+        """
+        check_input(input, self)
+        single = input.ndim == 2
+        if single:
+            input = input.unsqueeze(1)
+            state = None if state is None else (state[0].unsqueeze(1), state[1].unsqueeze(1))
+        elif self.batch_first:
+            input = input.transpose(0, 1)
+        time, batch, _ = input.shape
+        if self.training and self.normalize and batch < 2:
+            raise InputError(
+                "the minibatch has one stream, which has no variance: in training, pass at least 2"
+            )
+        if state is None:
+            zeros = input.new_zeros(self.num_layers * self.num_directions, batch, self.hidden_size)
+            state = (zeros, zeros)
+        check_state(state, batch, self)
+        ends = None if lengths is None else check_lengths(lengths, batch, time)
+        step = check_step(step, batch, self.num_directions)
+
+        output = input
+        finals: list[State] = []
+        outputs: list[Tensor] = []
+        for row, (layer, suffix) in enumerate(self.directions()):
+            reverse = suffix.endswith("_reverse")
+            if layer > 0 and not reverse:
+                output = torch.cat(outputs, dim=2)
+                output = F.dropout(output, self.dropout, training=self.training)
+                outputs = []
+            sequence = reverse_valid(output, ends) if reverse else output
+            y, final = self._run(suffix, sequence, (state[0][row], state[1][row]), ends, step)
+            outputs.append(reverse_valid(y, ends) if reverse else y)
+            finals.append(final)
+        output = torch.cat(outputs, dim=2)
+        h, c = (torch.stack(part) for part in zip(*finals, strict=True))
+        if single:
+            return output.squeeze(1), (h.squeeze(1), c.squeeze(1))
+        return output.transpose(0, 1) if self.batch_first else output, (h, c)
+
+    def _run(
+        self,
+        suffix: str,
+        sequence: Tensor,
+        state: State,
+        lengths: list[int] | None,
+        step: int | Tensor,
+    ) -> tuple[Tensor, State]:
+        """Run one layer and direction over (T, N, .); h and c are (N, H)."""
+        weight_hh = getattr(self, f"weight_hh{suffix}")
+        bias = None
+        if self.bias:
+            bias = getattr(self, f"bias_ih{suffix}") + getattr(self, f"bias_hh{suffix}")
+        norms = self.norms(suffix)
+        products = F.linear(sequence, getattr(self, f"weight_ih{suffix}"))
+        outputs = []
+        for t, product in enumerate(products.unbind(0)):
+            alive = None if lengths is None else [n for n, end in enumerate(lengths) if t < end]
+            if alive is None or len(alive) == len(product):
+                state = lstm_step(product, state, weight_hh, bias, norms, step + t)
+                outputs.append(state[0])
+                continue
+            blank = torch.zeros_like(state[0])
+            if alive:
+                rows = torch.tensor(alive, device=product.device)
+                old = (state[0][rows], state[1][rows])
+                k = step[rows] + t if isinstance(step, Tensor) else step + t
+                h, c = lstm_step(product[rows], old, weight_hh, bias, norms, k)
+                state = (state[0].index_copy(0, rows, h), state[1].index_copy(0, rows, c))
+                blank = blank.index_copy(0, rows, h)
+            outputs.append(blank)
+        return torch.stack(outputs), state
+
+    def extra_repr(self) -> str:
+        """Return the constructor's arguments that differ from the defaults, and the sizes."""
+        text = f"{self.input_size}, {self.hidden_size}, max_length={self.max_length}"
+        if self.num_layers != 1:
+            text += f", num_layers={self.num_layers}"
+        if not self.bias:
+            text += ", bias=False"
+        if self.batch_first:
+            text += ", batch_first=True"
+        if self.dropout:
+            text += f", dropout={self.dropout}"
+        if self.bidirectional:
+            text += ", bidirectional=True"
+        return f"{text}, normalize={self.normalize}"

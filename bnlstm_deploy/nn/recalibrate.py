@@ -1,0 +1,130 @@
+"""Population statistics re-estimated over a data set, with frozen weights."""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.nn.norm import StepwiseBatchNorm
+
+Batch = TypeVar("Batch")
+
+
+@dataclass
+class _Sums:
+    """Sums over minibatches b of n_b rows, in float64, for each statistics row and feature."""
+
+    count: Tensor
+    """(S,), the sum of n_b."""
+    freedom: Tensor
+    """(S,), the sum of n_b - 1."""
+    mean: Tensor
+    """(S, F), the sum of n_b * mean_b."""
+    deviation: Tensor
+    """(S, F), the sum of squared deviations from mean_b."""
+
+    def add(self, input: Tensor, k: int) -> None:
+        """Add the minibatch `input` (n_b, F) to row k."""
+        if len(input) < 2:
+            return  # no variance, and no minibatch normalization either
+        rows = input.double()
+        mean = rows.mean(0)
+        self.count[k] += len(rows)
+        self.freedom[k] += len(rows) - 1
+        self.mean[k] += len(rows) * mean
+        self.deviation[k] += (rows - mean).square().sum(0)
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    forward: Callable[[nn.Module, Batch], object] | None = None,
+) -> None:
+    """Replace the population statistics of every normalization in `model`, in place.
+
+    The paper's method: with frozen weights each minibatch is normalized by its own statistics, as
+    in training, and these are averaged over the data set,
+
+        mean = sum_b n_b mean_b / sum_b n_b,    var = sum_b n_b var_b / sum_b (n_b - 1),
+
+    with n_b the streams of minibatch b that are valid at the timestep and var_b their biased
+    variance. Moving averages lag behind short trainings; this does not. Use minibatches of the
+    size that the model was trained with, shuffled. Timesteps that no sequence reaches get the
+    statistics of the last one before them that was. Dropout is off. If `batches` or the model
+    raises, `model` is unchanged.
+
+    Args:
+        model: Any module that holds BNLSTM layers or BNLSTMCells.
+        batches: Minibatches: a tensor, the model's input; or a pair of input and lengths (N,).
+        forward: How to run `model` on a minibatch of another kind.
+
+    Raises:
+        InputError: No normalization in `model`, or no minibatch of at least 2 streams.
+    """
+    worker = copy.deepcopy(model).eval()
+    norms = {name: m for name, m in worker.named_modules() if isinstance(m, StepwiseBatchNorm)}
+    if not norms:
+        raise InputError("the model holds no normalization to recalibrate")
+    sums = {name: _new_sums(norm) for name, norm in norms.items()}
+    handles: list[RemovableHandle] = []
+    for name, norm in norms.items():
+        norm.train().num_batches_tracked.zero_()
+        handles.append(norm.register_forward_pre_hook(_recorder(sums[name], norm.max_length)))
+    for batch in batches:
+        (forward or _forward)(worker, batch)
+    for handle in handles:
+        handle.remove()
+    estimates = {name: _estimate(name, sums[name]) for name in norms}
+    for name, target in model.named_modules():
+        if isinstance(target, StepwiseBatchNorm):
+            mean, var = estimates[name]
+            target.running_mean.copy_(mean)
+            target.running_var.copy_(var)
+            target.num_batches_tracked.copy_(norms[name].num_batches_tracked)
+
+
+def _new_sums(norm: StepwiseBatchNorm) -> _Sums:
+    zeros = torch.zeros_like(norm.running_mean, dtype=torch.float64)
+    return _Sums(zeros[:, 0].clone(), zeros[:, 0].clone(), zeros.clone(), zeros.clone())
+
+
+def _recorder(sums: _Sums, max_length: int) -> Callable[[nn.Module, tuple[Tensor, int]], None]:
+    def record(module: nn.Module, args: tuple[Tensor, int]) -> None:
+        del module
+        input, step = args
+        sums.add(input, min(step, max_length - 1))
+
+    return record
+
+
+def _estimate(name: str, sums: _Sums) -> tuple[Tensor, Tensor]:
+    """Return mean and variance, each (S, F)."""
+    steps = torch.arange(len(sums.count), device=sums.count.device)
+    reached = torch.where(sums.count > 0, steps, -1).cummax(0).values
+    if reached[0] < 0:
+        raise InputError(
+            f"no minibatch of at least 2 streams reached the first timestep of {name or 'norm'}; "
+            "pass batches of whole sequences with several streams each"
+        )
+    mean = sums.mean / sums.count[:, None]
+    var = sums.deviation / sums.freedom[:, None]
+    return mean[reached], var[reached]
+
+
+def _forward(model: nn.Module, batch: object) -> object:
+    if isinstance(batch, Tensor):
+        return model(batch)
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        input, lengths = batch
+        return model(input, lengths=lengths)
+    raise InputError(
+        f"a minibatch is a {type(batch).__name__}; pass a tensor, a pair (input, lengths), or "
+        "forward=... which runs the model on it"
+    )
