@@ -11,7 +11,6 @@ from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.version import __version__
 
 FORMAT_VERSION = 1
-PREFIX = "bnlstm."
 
 
 @dataclass(frozen=True)
@@ -97,12 +96,15 @@ class Metadata:
                 RecurrentLayers(**{**entry, "normalize": tuple(entry["normalize"])})
                 for entry in entries
             )
-            fields = {
-                name: properties[PREFIX + name]
-                for name in ("checkpoint_sha256", "form", "folding", "dtype", "producer")
-            }
+            return cls(
+                checkpoint_sha256=properties["bnlstm.checkpoint_sha256"],
+                layers=layers,
+                form=properties["bnlstm.form"],
+                folding=properties["bnlstm.folding"],
+                dtype=properties["bnlstm.dtype"],
+                producer=properties["bnlstm.producer"],
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise RuntimeSessionError(
                 f"the file's bnlstm.* metadata is damaged ({error!r}); export it again"
             ) from error
-        return cls(layers=layers, **fields)

@@ -36,8 +36,9 @@ def finish(
         if (node.domain, node.op_type) == (DOMAIN, NAME):
             _attach_function(model, node)
     for value in model.graph.inputs:
-        if value.name in defaults:
-            value.const_value = ir.tensor(defaults[value.name], name=value.name)
+        name = str(value.name)
+        if name in defaults:
+            value.const_value = ir.tensor(defaults[name], name=name)
             model.graph.register_initializer(value)
     proto = ir.to_proto(model)
     try:
@@ -72,5 +73,5 @@ def _attach_function(model: ir.Model, node: ir.Node) -> None:
         name for name, value in zip(Inputs._fields, node.inputs, strict=False) if value is not None
     ]
     node.overload = scan.overload(present)
-    function = ir.from_proto(scan.function(present, model.opset_imports[""]))
+    function = ir.serde.deserialize_function(scan.function(present, model.opset_imports[""]))
     model.functions.setdefault(function.identifier(), function)

@@ -86,7 +86,8 @@ class _Hooks:
                 f"the model calls its BNLSTM {self.layers.name!r} more than once, so it has no one "
                 "state to take in and give out; use a module for each call"
             )
-        kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        # None and the int 0 are the defaults of `BNLSTM.forward`: nothing is passed
+        kwargs = {k: v for k, v in kwargs.items() if isinstance(v, Tensor | tuple) or v}
         free = [v for v, argument in PASSED.items() if argument not in kwargs]
         if len(args) > 1 and args[1] is not None:
             free = [value for value in free if PASSED[value] != "state"]

@@ -95,13 +95,13 @@ def _expand(values: Tensor, sequence: Tensor, *, batch_first: bool) -> Tensor:
 
 
 def _size(sequence: Tensor, axis: int) -> Tensor:
-    return _emit("Shape", (sequence,), (1,), {"start": axis, "end": axis + 1})
+    return _emit("Shape", (sequence,), (1,), start=axis, end=axis + 1)
 
 
 def _emit(
     name: str,
     inputs: Sequence[Tensor],
     shape: Sequence[int | torch.SymInt],
-    attributes: dict[str, int] | None = None,
+    **attributes: int,
 ) -> Tensor:
-    return torch.onnx.ops.symbolic(name, inputs, attributes, dtype=torch.int64, shape=shape)
+    return torch.onnx.ops.symbolic(name, inputs, {**attributes}, dtype=torch.int64, shape=shape)

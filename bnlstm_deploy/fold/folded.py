@@ -80,17 +80,17 @@ class FoldedDirection:
     @property
     def input_size(self) -> int:
         """D."""
-        return self.weight_ih.shape[1]
+        return int(self.weight_ih.shape[1])
 
     @property
     def hidden_size(self) -> int:
         """H."""
-        return self.weight_hh.shape[1]
+        return int(self.weight_hh.shape[1])
 
     @property
     def steps(self) -> int:
         """S, the number of statistics rows."""
-        return self.bias.shape[0]
+        return int(self.bias.shape[0])
 
     def astype(self, dtype: DTypeLike) -> "FoldedDirection":
         """Return the same fold with every array rounded once to `dtype`.
@@ -191,7 +191,8 @@ class FoldedLSTM:
             state = (zeros, zeros)
         ends = np.full(batch, time) if lengths is None else np.asarray(lengths)
         steps = np.broadcast_to(np.asarray(step), (batch,))
-        hs, cs = [], []
+        hs: list[FloatArray] = []
+        cs: list[FloatArray] = []
         for layer in self.layers:
             outputs = []
             for reverse, direction in enumerate(layer):

@@ -15,7 +15,15 @@ from bnlstm_deploy.nn.arguments import (
     check_step,
     reverse_valid,
 )
-from bnlstm_deploy.nn.cell import PATHS, Norms, Path, lstm_step, make_norms, ordered_paths
+from bnlstm_deploy.nn.cell import (
+    PAPER_BETA,
+    PATHS,
+    Norms,
+    Path,
+    lstm_step,
+    make_norms,
+    ordered_paths,
+)
 
 State = tuple[Tensor, Tensor]
 """h and c, each (num_layers * num_directions, N, H)."""
@@ -84,7 +92,7 @@ class BNLSTM(nn.Module):
         *,
         max_length: int,
         normalize: Collection[Path] = PATHS,
-        beta: Collection[Path] = ("cell",),
+        beta: Collection[Path] = PAPER_BETA,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         gamma_init: float = 0.1,

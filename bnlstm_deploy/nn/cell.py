@@ -16,6 +16,9 @@ Path = Literal["input", "hidden", "cell"]
 
 PATHS: tuple[Path, ...] = get_args(Path)
 
+PAPER_BETA: tuple[Path, ...] = ("cell",)
+"""The normalizations with a shift in the paper: the bias already shifts the gates."""
+
 
 class Norms(NamedTuple):
     """The normalizations of one layer and direction; None where there is none."""
@@ -138,6 +141,9 @@ class BNLSTMCell(nn.Module):
         cell_norm: Normalization of the cell state (N, H) before the output's tanh, or None.
     """
 
+    bias_ih: Tensor
+    bias_hh: Tensor
+
     def __init__(
         self,
         input_size: int,
@@ -146,7 +152,7 @@ class BNLSTMCell(nn.Module):
         *,
         max_length: int,
         normalize: Collection[Path] = PATHS,
-        beta: Collection[Path] = ("cell",),
+        beta: Collection[Path] = PAPER_BETA,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         gamma_init: float = 0.1,
@@ -156,12 +162,14 @@ class BNLSTMCell(nn.Module):
         super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
+        self.bias = bias
         self.weight_ih = nn.Parameter(
             torch.empty(4 * hidden_size, input_size, device=device, dtype=dtype)
         )
         self.weight_hh = nn.Parameter(self.weight_ih.new_empty(4 * hidden_size, hidden_size))
-        self.bias_ih = nn.Parameter(self.weight_ih.new_empty(4 * hidden_size)) if bias else None
-        self.bias_hh = nn.Parameter(self.weight_ih.new_empty(4 * hidden_size)) if bias else None
+        for name in ("bias_ih", "bias_hh"):
+            parameter = nn.Parameter(self.weight_ih.new_empty(4 * hidden_size)) if bias else None
+            self.register_parameter(name, parameter)
         self.input_norm, self.hidden_norm, self.cell_norm = make_norms(
             hidden_size,
             max_length,
@@ -178,8 +186,7 @@ class BNLSTMCell(nn.Module):
     def reset_parameters(self) -> None:
         """Initialize weights and biases as `torch.nn.LSTMCell` does, and the normalizations."""
         bound = 1 / math.sqrt(self.hidden_size)
-        for name, parameter in self.named_parameters(recurse=False):
-            del name
+        for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
         for norm in (self.input_norm, self.hidden_norm, self.cell_norm):
             if norm is not None:
@@ -215,6 +222,6 @@ class BNLSTMCell(nn.Module):
         if state is None:
             zeros = input.new_zeros(input.shape[0], self.hidden_size)
             state = (zeros, zeros)
-        bias = None if self.bias_ih is None else self.bias_ih + self.bias_hh
+        bias = self.bias_ih + self.bias_hh if self.bias else None
         norms = Norms(self.input_norm, self.hidden_norm, self.cell_norm)
         return lstm_step(F.linear(input, self.weight_ih), state, self.weight_hh, bias, norms, step)

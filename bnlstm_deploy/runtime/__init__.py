@@ -1,0 +1,10 @@
+"""The runtime: exported files on ONNX Runtime. Needs numpy and onnxruntime, and never torch."""
+
+from bnlstm_deploy.extras import require
+
+require("onnxruntime", extra="cpu")
+
+from bnlstm_deploy.runtime.session import Session  # noqa: E402
+from bnlstm_deploy.runtime.state import State  # noqa: E402
+
+__all__ = ["Session", "State"]

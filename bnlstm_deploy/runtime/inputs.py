@@ -1,0 +1,118 @@
+"""Checks of what a graph is fed, so that a mistake is a clear error and never a wrong number."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.metadata import Metadata
+
+Array = NDArray[np.generic]
+
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+"""ONNX Runtime's type names of the inputs that this package exports."""
+
+
+class Value(NamedTuple):
+    """An input or output of a graph."""
+
+    name: str
+    dtype: np.dtype[np.generic] | None
+    """None for a type that is not checked here."""
+    shape: tuple[int | str | None, ...]
+    """A fixed size, or the name of a dynamic axis."""
+
+
+def check_feeds(
+    feeds: Mapping[str, Array],
+    required: Sequence[Value],
+    optional: Sequence[Value],
+    metadata: Metadata,
+) -> None:
+    """Check names, ranks, dtypes, sizes and ranges of the arrays fed to a graph.
+
+    Args:
+        feeds: The arrays by input name.
+        required: Inputs that must be there.
+        optional: Inputs that may be left out: states, lengths, start steps.
+        metadata: The file's metadata.
+
+    Raises:
+        InputError: Anything is wrong; the message names the input.
+    """
+    values = {value.name: value for value in (*required, *optional)}
+    missing = [value.name for value in required if value.name not in feeds]
+    unknown = [name for name in feeds if name not in values]
+    if missing or unknown:
+        raise InputError(
+            f"the inputs lack {missing} and have the unknown names {unknown}; this graph takes "
+            f"{[v.name for v in required]} and optionally {[v.name for v in optional]}"
+        )
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, array in feeds.items():
+        _check_array(array, values[name], sizes)
+    batch = sizes.get("batch")
+    for entry in metadata.layers:
+        for kind in ("initial_h", "initial_c", "lengths", "start_step"):
+            name = entry.value_name(kind)
+            given = sizes.get(f"{name}_batch")
+            if given and batch and given[0] != batch[0]:
+                raise InputError(
+                    f"{name!r} is for {given[0]} streams, {batch[1]!r} for {batch[0]}; the batch "
+                    "sizes must agree"
+                )
+        _check_state(feeds, entry.value_name("initial_h"), entry.value_name("initial_c"))
+        _check_range(feeds, entry.value_name("lengths"), sizes.get("time"))
+        _check_range(feeds, entry.value_name("start_step"), None)
+
+
+def _check_array(array: Array, value: Value, sizes: dict[str, tuple[int, str]]) -> None:
+    """Check one array, and collect the sizes of dynamic axes with the input that has them."""
+    name = value.name
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{name!r} is a {type(array).__name__}; pass a numpy array")
+    if value.dtype is not None and array.dtype != value.dtype:
+        raise InputError(
+            f"{name!r} is {array.dtype}, the graph takes {value.dtype}; convert it with "
+            f".astype({value.dtype.name!r})"
+        )
+    expected = ", ".join(str(axis) for axis in value.shape)
+    if array.ndim != len(value.shape):
+        raise InputError(
+            f"{name!r} has shape {array.shape}; this graph takes {len(value.shape)} axes "
+            f"({expected})"
+        )
+    if array.size == 0:
+        raise InputError(f"{name!r} has shape {array.shape}; pass at least one element")
+    for size, axis in zip(array.shape, value.shape, strict=True):
+        if isinstance(axis, int) and size != axis:
+            raise InputError(f"{name!r} has shape {array.shape}; this graph takes ({expected})")
+        if isinstance(axis, str):
+            known, other = sizes.setdefault(axis, (size, name))
+            if known != size:
+                raise InputError(
+                    f"{name!r} has {axis} {size}, {other!r} has {known}; they must agree"
+                )
+
+
+def _check_state(feeds: Mapping[str, Array], h: str, c: str) -> None:
+    if (h in feeds) != (c in feeds):
+        given, absent = (h, c) if h in feeds else (c, h)
+        raise InputError(f"{given!r} is given without {absent!r}; pass both or neither")
+
+
+def _check_range(feeds: Mapping[str, Array], name: str, time: tuple[int, str] | None) -> None:
+    if name not in feeds:
+        return
+    lowest, highest = int(feeds[name].min()), int(feeds[name].max())
+    if lowest < 0 or (time is not None and highest > time[0]):
+        bound = f" to {time[0]}, the time of {time[1]!r}" if time is not None else " or more"
+        raise InputError(f"{name!r} runs from {lowest} to {highest}; pass 0{bound}")

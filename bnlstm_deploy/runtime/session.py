@@ -1,0 +1,181 @@
+"""Session: an exported file on ONNX Runtime, called with numpy arrays."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from bnlstm_deploy.errors import InputError, RuntimeSessionError
+from bnlstm_deploy.metadata import Metadata, RecurrentLayers
+from bnlstm_deploy.runtime.inputs import DTYPES, Array, Value, check_feeds
+from bnlstm_deploy.runtime.providers import Provider, check_active, resolve
+from bnlstm_deploy.runtime.state import State
+
+ERROR_SEVERITY = 3
+
+
+class Session:
+    """Runs a file that bnlstm_deploy exported.
+
+        session = Session("model.onnx")
+        output, state = session(x)              # zero state, step 0
+        output, state = session(y, state=state) # continues the same streams
+
+    A session may be used by several threads at a time.
+
+    Args:
+        path: The ONNX file.
+        providers: Execution providers in order of preference: `"cpu"`, `"cuda"`, `"tensorrt"`,
+            ONNX Runtime's own names, or pairs of a name and options. Each is honoured or an error.
+        intra_op_num_threads: Threads inside an operator; ONNX Runtime's default is the number of
+            cores.
+        inter_op_num_threads: Threads across operators; used by parallel execution only.
+
+    Attributes:
+        metadata: What the file says of itself.
+        inputs: The model's own inputs, in order.
+        state_inputs: The optional inputs: initial states, lengths, start steps.
+        outputs: All outputs, in order.
+        providers: The active providers, in order.
+
+    Raises:
+        RuntimeSessionError: The file or a provider cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        providers: Sequence[Provider] = ("cpu",),
+        intra_op_num_threads: int | None = None,
+        inter_op_num_threads: int | None = None,
+    ) -> None:
+        path = Path(path)
+        if not path.is_file():
+            raise RuntimeSessionError(f"{path} does not exist or is not a file")
+        requested = resolve(providers)
+        options = ort.SessionOptions()
+        options.log_severity_level = ERROR_SEVERITY
+        # Patterns are planned for one shape and help none of the others that sequences have.
+        options.enable_mem_pattern = False
+        options.intra_op_num_threads = _threads("intra_op_num_threads", intra_op_num_threads)
+        options.inter_op_num_threads = _threads("inter_op_num_threads", inter_op_num_threads)
+        try:
+            self._session = ort.InferenceSession(
+                path, options, providers=requested, enable_fallback=0
+            )
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise RuntimeSessionError(
+                f"ONNX Runtime cannot load {path}: {str(error).strip()}"
+            ) from error
+        check_active(self._session, [name for name, _ in requested])
+        self.metadata = Metadata.from_properties(self._session.get_modelmeta().custom_metadata_map)
+        self.inputs = _values(self._session.get_inputs())
+        self.state_inputs = _values(self._session.get_overridable_initializers())
+        self.outputs = _values(self._session.get_outputs())
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+
+    def __call__(
+        self,
+        *inputs: Array,
+        state: State | Mapping[str, State] | None = None,
+        lengths: NDArray[np.int64] | Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> tuple[Any, Any]:
+        """Run the model over N streams.
+
+        Args:
+            inputs: The model's own inputs, in order, in the graph's dtypes.
+            state: The state that the call before returned; zeros at step 0 by default.
+            lengths: (N,) int64, 0..T: the valid timesteps of each stream; T by default. Past its
+                length a stream's state is held and the output of its recurrent layers is 0.
+
+        Returns:
+            The model's own output, an array or a tuple of several, and the state after the inputs.
+            For a model with several BNLSTM, `state` and `lengths` are by their module paths, both
+            as arguments and as results.
+
+        Raises:
+            InputError: An input, the state or the lengths do not fit the graph, or a model with
+                two directions is asked to continue streams.
+        """
+        if len(inputs) != len(self.inputs):
+            raise InputError(
+                f"{len(inputs)} inputs given; this model takes {[v.name for v in self.inputs]}"
+            )
+        feeds = {value.name: array for value, array in zip(self.inputs, inputs, strict=True)}
+        layers = {entry.name: entry for entry in self.metadata.layers}
+        for name, given in _by_module(state, layers, "state").items():
+            feeds |= self._state_feeds(layers[name], given)
+        for name, valid in _by_module(lengths, layers, "lengths").items():
+            feeds[layers[name].value_name("lengths")] = valid
+        results = self.run(feeds)
+        states = {name: _pop_state(entry, results) for name, entry in layers.items()}
+        output = tuple(results.values())
+        return output[0] if len(output) == 1 else output, states.get("", states)
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph: arrays by input name to arrays by output name.
+
+        Raises:
+            InputError: The arrays do not fit the graph.
+        """
+        check_feeds(feeds, self.inputs, self.state_inputs, self.metadata)
+        names = [value.name for value in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def _state_feeds(self, layers: RecurrentLayers, state: State) -> dict[str, Array]:
+        if state.step is None or not layers.streams:
+            raise InputError(
+                "a state is given to a model with two directions, which cannot continue a stream: "
+                "its reverse direction starts at the end. Pass whole sequences; an initial state "
+                "goes in with run({..., 'initial_h': h, 'initial_c': c})"
+            )
+        feeds: dict[str, Array] = {
+            layers.value_name("initial_h"): state.h,
+            layers.value_name("initial_c"): state.c,
+            layers.value_name("start_step"): state.step,
+        }
+        absent = feeds.keys() - {value.name for value in self.state_inputs}
+        if absent:
+            raise InputError(
+                f"the graph has no input {sorted(absent)[0]!r}: the exported model passes that to "
+                "its BNLSTM itself"
+            )
+        return feeds
+
+
+def _by_module(
+    given: object, layers: Mapping[str, RecurrentLayers], what: str
+) -> Mapping[str, Any]:
+    """Return states or lengths by module path; a model with one BNLSTM has the path ""."""
+    if given is None:
+        return {}
+    by_module = given if isinstance(given, Mapping) else {"": given}
+    unknown = by_module.keys() - layers.keys()
+    if unknown:
+        raise InputError(
+            f"{what} is given for {sorted(unknown)}; the model's BNLSTM are {sorted(layers)}, pass "
+            f"a dict with {what} for each"
+        )
+    return by_module
+
+
+def _pop_state(layers: RecurrentLayers, results: dict[str, Any]) -> State:
+    """Take the state of one BNLSTM out of a run's results."""
+    h, c = results.pop(layers.value_name("h_n")), results.pop(layers.value_name("c_n"))
+    return State(h, c, results.pop(layers.value_name("next_step"), None))
+
+
+def _values(arguments: Sequence[Any]) -> tuple[Value, ...]:
+    return tuple(Value(a.name, DTYPES.get(a.type), tuple(a.shape)) for a in arguments)
+
+
+def _threads(name: str, number: int | None) -> int:
+    if number is None:
+        return 0  # ONNX Runtime's way to say its default
+    if number < 1:
+        raise RuntimeSessionError(f"{name} is {number}; pass at least 1")
+    return number
