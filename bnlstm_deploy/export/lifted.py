@@ -160,7 +160,8 @@ def recurrent_layers(model: nn.Module) -> tuple[RecurrentLayers, ...]:
 def _next_step(step: Tensor, lengths: Tensor | None, x: Tensor, *, batch_first: bool) -> Tensor:
     if torch.onnx.is_in_onnx_export():
         return op.next_step(step, lengths, x, batch_first=batch_first)
-    return step + (x.shape[int(batch_first)] if lengths is None else lengths)
+    time, batch = x.shape[int(batch_first)], x.shape[1 - int(batch_first)]
+    return step + (torch.full((batch,), time) if lengths is None else lengths)
 
 
 def _tensors(result: object) -> list[Tensor]:

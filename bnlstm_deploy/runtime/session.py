@@ -38,7 +38,8 @@ class Session:
         metadata: What the file says of itself.
         inputs: The model's own inputs, in order.
         state_inputs: The optional inputs: initial states, lengths, start steps.
-        outputs: All outputs, in order.
+        outputs: The model's own outputs, in order.
+        state_outputs: Final states and next steps.
         providers: The active providers, in order.
 
     Raises:
@@ -75,7 +76,14 @@ class Session:
         self.metadata = Metadata.from_properties(self._session.get_modelmeta().custom_metadata_map)
         self.inputs = _values(self._session.get_inputs())
         self.state_inputs = _values(self._session.get_overridable_initializers())
-        self.outputs = _values(self._session.get_outputs())
+        state_names = {
+            entry.value_name(kind)
+            for entry in self.metadata.layers
+            for kind in ("h_n", "c_n", "next_step")
+        }
+        outputs = _values(self._session.get_outputs())
+        self.outputs = tuple(value for value in outputs if value.name not in state_names)
+        self.state_outputs = tuple(value for value in outputs if value.name in state_names)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
 
     def __call__(
@@ -123,7 +131,7 @@ class Session:
             InputError: The arrays do not fit the graph.
         """
         check_feeds(feeds, self.inputs, self.state_inputs, self.metadata)
-        names = [value.name for value in self.outputs]
+        names = [value.name for value in (*self.outputs, *self.state_outputs)]
         return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
 
     def _state_feeds(self, layers: RecurrentLayers, state: State) -> dict[str, Array]:

@@ -1,0 +1,217 @@
+"""verify(): the fold and the exported graph against the training model."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnlstm_deploy.checkpoint import state_sha256
+from bnlstm_deploy.errors import VerificationError
+from bnlstm_deploy.export.lifted import Lifted, recurrent_layers
+from bnlstm_deploy.export.model import fold_layers
+from bnlstm_deploy.metadata import RecurrentLayers
+from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.runtime.inputs import Array, Value
+from bnlstm_deploy.runtime.providers import Provider
+from bnlstm_deploy.verify.cases import Case, Sample, default_sample, make_cases, make_given
+from bnlstm_deploy.verify.report import Comparison, Report, compare
+
+TIME = "time"
+"""The name of the time axis in graphs."""
+
+STATE = {"initial_h": "h_n", "initial_c": "c_n", "start_step": "next_step"}
+"""The inputs that carry a state into a graph, and the outputs that carry it out."""
+
+
+def verify(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    sample: Sample | None = None,
+    providers: Sequence[Provider] = ("cpu",),
+    ratio_limit: float = 4.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Check that an exported graph computes what its training model computes.
+
+    Two stages over the cases of `make_cases`. *Algebra*: the fold against the training model, both
+    in float64, at most 1e-10 apart. *Precision*: the graph on ONNX Runtime against the training
+    model in float64. No fixed tolerance is right for the latter, since rounding is amplified by
+    what the model has learned; so the yardstick is the error that the training model itself makes
+    in float32 against the same truth, on the same inputs.
+
+    Args:
+        model: The training model. It is copied, not changed.
+        path: The exported file.
+        sample: Makes inputs; needed unless `model` is a BNLSTM or a BNLSTMModel, which get standard
+            normal ones.
+        providers: As in `Session`.
+        ratio_limit: How many times the training model's own float32 error is allowed.
+        seed: Of the random inputs, states, lengths, steps and chunks.
+        progress: Called with the number of cases done and of all cases.
+
+    Returns:
+        The comparisons, and whether they passed.
+
+    Raises:
+        VerificationError: The graph is of a model with other layers, or `sample` is missing.
+        FoldError: The model cannot be folded.
+        RuntimeSessionError: The file or a provider cannot be used.
+    """
+    session = Session(path, providers=providers)
+    layers = recurrent_layers(model)
+    _check_same_layers(layers, session.metadata.layers)
+    sample = sample or default_sample(model)
+    truth = TorchModel(copy.deepcopy(model), layers, session, torch.float64)
+    own = TorchModel(copy.deepcopy(model), layers, session, torch.float32)
+    folded = TorchModel(fold_layers(model, torch.float64), layers, session, torch.float64)
+
+    generator = np.random.default_rng(seed)
+    streams = all(entry.streams for entry in layers)
+    cases = make_cases(session.metadata.steps, streams=streams, generator=generator)
+    algebra: list[Comparison] = []
+    precision: list[Comparison] = []
+    for done, case in enumerate(cases):
+        if progress is not None:
+            progress(done, len(cases))
+        inputs = [tensor.numpy() for tensor in sample(generator, case.batch, case.time)]
+        feeds = {v.name: array for v, array in zip(session.inputs, inputs, strict=True)}
+        given = make_given(case, layers, generator)
+        feeds |= {v.name: given[v.name] for v in session.state_inputs if v.name in given}
+        expected = truth.run(feeds)
+        if case.chunks and not _agree(run_chunks(truth.run, session, case, feeds), expected):
+            continue  # the model does more over time than its BNLSTM: it has no streaming form
+        rounded = own.run(feeds)
+        if case.chunks:
+            actual = run_chunks(session.run, session, case, _convert(feeds, session))
+        else:
+            actual = session.run(_convert(feeds, session))
+            algebra += _compare(case, folded.run(feeds), rounded, expected)
+        precision += _compare(case, actual, rounded, expected)
+    if progress is not None:
+        progress(len(cases), len(cases))
+    return Report(
+        algebra=tuple(algebra),
+        precision=tuple(precision),
+        metadata=session.metadata,
+        checkpoint_sha256=state_sha256(model),
+        ratio_limit=ratio_limit,
+        seed=seed,
+    )
+
+
+class TorchModel:
+    """A torch model that is run like a `Session`: arrays by the graph's names.
+
+    Args:
+        model: The model, changed in place: put into evaluation and converted to `dtype`.
+        layers: Its recurrent layers.
+        session: The graph, for its names.
+        dtype: In which to compute.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[RecurrentLayers],
+        session: Session,
+        dtype: torch.dtype,
+    ) -> None:
+        self.lifted = Lifted(model.eval().to(dtype), layers)
+        self.dtype = dtype
+        self.inputs = [value.name for value in session.inputs]
+        self.outputs = [value.name for value in session.outputs]
+        self.state_outputs = [value.name for value in session.state_outputs]
+        self.start_steps = [
+            value.name for value in session.state_inputs if value.name.endswith("start_step")
+        ]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model: arrays by input name to arrays by output name."""
+        tensors = {name: self._tensor(array) for name, array in feeds.items()}
+        for name in self.start_steps:  # without one, Lifted leaves no next step behind
+            tensors.setdefault(name, torch.zeros((), dtype=torch.int64))
+        with torch.inference_mode():
+            outputs, left = self.lifted(tuple(tensors[name] for name in self.inputs), tensors)
+        results = dict(zip(self.outputs, outputs, strict=True))
+        results |= {name: left[name] for name in self.state_outputs}
+        return {name: tensor.numpy() for name, tensor in results.items()}
+
+    def _tensor(self, array: Array) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+
+def run_chunks(
+    run: Callable[[Mapping[str, Array]], dict[str, Array]],
+    session: Session,
+    case: Case,
+    feeds: Mapping[str, Array],
+) -> dict[str, Array]:
+    """Run in the case's chunks, carry the states, and join the outputs over time.
+
+    Outputs without a time axis are those of the last chunk.
+    """
+    pieces: list[dict[str, Array]] = []
+    state: dict[str, Array] = {}
+    start = 0
+    for length in case.chunks:
+        part = {
+            value.name: _slice(feeds[value.name], value, start, start + length)
+            for value in session.inputs
+        }
+        results = run(part | state)
+        pieces.append(results)
+        state = {
+            entry.value_name(into): results[entry.value_name(out)]
+            for entry in session.metadata.layers
+            for into, out in STATE.items()
+        }
+        start += length
+    joined = dict(pieces[-1])
+    for value in session.outputs:
+        if TIME in value.shape:
+            parts = [piece[value.name] for piece in pieces]
+            joined[value.name] = np.concatenate(parts, axis=value.shape.index(TIME))
+    return joined
+
+
+def _check_same_layers(
+    expected: tuple[RecurrentLayers, ...], found: tuple[RecurrentLayers, ...]
+) -> None:
+    if expected != found:
+        raise VerificationError(
+            f"the graph was exported from a model with the recurrent layers {found}, the "
+            f"checkpoint has {expected}; check it against its own checkpoint"
+        )
+
+
+def _slice(array: Array, value: Value, start: int, stop: int) -> Array:
+    if TIME not in value.shape:
+        return array
+    return array.take(np.arange(start, stop), axis=value.shape.index(TIME))
+
+
+def _convert(feeds: Mapping[str, Array], session: Session) -> dict[str, Array]:
+    """Return the feeds in the dtypes that the graph takes."""
+    dtypes = {value.name: value.dtype for value in (*session.inputs, *session.state_inputs)}
+    return {name: array.astype(dtypes[name] or array.dtype) for name, array in feeds.items()}
+
+
+def _compare(
+    case: Case, checked: dict[str, Array], own: dict[str, Array], truth: dict[str, Array]
+) -> list[Comparison]:
+    return [
+        compare(str(case), case.time, name, checked[name], own[name], truth[name]) for name in truth
+    ]
+
+
+def _agree(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    return all(
+        one[name].shape == other[name].shape and np.allclose(one[name], other[name], rtol=1e-9)
+        for name in other
+    )
