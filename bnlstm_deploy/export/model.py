@@ -94,7 +94,11 @@ def export(
         FoldError: Statistics or weights cannot be folded.
     """
     path = Path(path)
-    _check_arguments(path, dtype, opset, force=force)
+    check_destination(path, force=force)
+    if dtype not in DTYPES:
+        raise ExportError(f"dtype is {dtype}; pass one of {', '.join(map(str, DTYPES))}")
+    if opset not in OPSETS:
+        raise ExportError(f"opset is {opset}; pass {OPSETS.start} to {OPSETS.stop - 1}")
     layers = recurrent_layers(model)
     examples = tuple(
         x.to(dtype) if x.is_floating_point() else x
@@ -138,6 +142,18 @@ def fold_layers(model: nn.Module, dtype: torch.dtype) -> nn.Module:
         if isinstance(module, BNLSTM):
             folded.set_submodule(name, FoldedBNLSTM(module, dtype).eval())
     return folded
+
+
+def check_destination(path: Path, *, force: bool) -> None:
+    """Check that a file may be written to `path`.
+
+    Raises:
+        ExportError: It exists and `force` is not set, or its folder does not exist.
+    """
+    if path.exists() and not force:
+        raise ExportError(f"{path} exists; choose another name, or replace it with force (--force)")
+    if not path.parent.is_dir():
+        raise ExportError(f"the folder {path.parent} does not exist; create it first")
 
 
 class _Flat(nn.Module):
@@ -195,17 +211,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _check_arguments(path: Path, dtype: torch.dtype, opset: int, *, force: bool) -> None:
-    if path.exists() and not force:
-        raise ExportError(f"{path} exists; choose another name, or replace it with force (--force)")
-    if not path.parent.is_dir():
-        raise ExportError(f"the folder {path.parent} does not exist; create it first")
-    if dtype not in DTYPES:
-        raise ExportError(f"dtype is {dtype}; pass one of {', '.join(map(str, DTYPES))}")
-    if opset not in OPSETS:
-        raise ExportError(f"opset is {opset}; pass {OPSETS.start} to {OPSETS.stop - 1}")
 
 
 def _example_inputs(model: nn.Module) -> tuple[Tensor]:

@@ -1,0 +1,1 @@
+"""The command line, `bnlstm-deploy`: one module a command."""

@@ -1,0 +1,115 @@
+"""bnlstm-deploy bench."""
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.cli.options import JsonReport, Model, Providers, Threads, split
+from bnlstm_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from bnlstm_deploy.runtime import Session
+
+WARM_UP = 3
+
+
+def bench(
+    model: Model,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--batch-size", "-b", help="Streams; repeatable. [default: 1, 32]", show_default=False
+        ),
+    ] = None,
+    length: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--length",
+            "-t",
+            help="Timesteps; repeatable. [default: the steps of statistics]",
+            show_default=False,
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each size.", min=0)] = 1.0,
+    providers: Providers = "cpu",
+    threads: Threads = None,
+    json_report: JsonReport = None,
+) -> None:
+    """Measure latency and throughput over batch sizes and lengths.
+
+    Example: bnlstm-deploy bench digits.onnx -b 1 -b 32 -t 64
+    """
+    from bnlstm_deploy.runtime import Session
+
+    console = Console()
+    session = Session(model, providers=split(providers), intra_op_num_threads=threads)
+    batches = batch_size or [1, 32]
+    lengths = length or [session.metadata.steps]
+    if min(*batches, *lengths) < 1:
+        raise InputError(f"batch sizes {batches} and lengths {lengths} must be at least 1")
+    sizes = [(batch, steps) for batch in batches for steps in lengths]
+    rows = [
+        _measure(session, batch, steps, seconds)
+        for batch, steps in track(sizes, "Measuring", console=console, transient=True)
+    ]
+    table = Table(title=f"{model.name} on {session.providers[0]}")
+    for column in ("streams", "timesteps", "median ms", "p99 ms", "us a timestep", "streams/s"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row["batch_size"]),
+            str(row["length"]),
+            f"{row['median_ms']:.3f}",
+            f"{row['p99_ms']:.3f}",
+            f"{row['us_per_timestep']:.1f}",
+            f"{row['streams_per_s']:.0f}",
+        )
+    console.print(table)
+    if json_report is not None:
+        report = {"providers": session.providers, "threads": threads, "sizes": rows}
+        with replacing(json_report) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _measure(session: "Session", batch: int, steps: int, seconds: float) -> dict[str, float]:
+    feeds = _random_feeds(session, batch, steps)
+    for _ in range(WARM_UP):
+        session.run(feeds)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        session.run(feeds)
+        times.append(time.perf_counter() - start)
+    median = float(np.median(times))
+    return {
+        "batch_size": batch,
+        "length": steps,
+        "runs": len(times),
+        "median_ms": median * 1e3,
+        "p99_ms": float(np.quantile(times, 0.99)) * 1e3,
+        "us_per_timestep": median * 1e6 / steps,
+        "streams_per_s": batch / median,
+    }
+
+
+def _random_feeds(session: "Session", batch: int, steps: int) -> dict[str, NDArray[np.generic]]:
+    """Make standard normal inputs, and zeros for integer ones."""
+    generator = np.random.default_rng(0)
+    axes = {"batch": batch, "time": steps}
+    feeds: dict[str, NDArray[np.generic]] = {}
+    for value in session.inputs:
+        shape = [axis if isinstance(axis, int) else axes.get(str(axis), 1) for axis in value.shape]
+        array = generator.standard_normal(shape)
+        if value.dtype is not None and value.dtype.kind != "f":
+            array = np.zeros(shape)
+        feeds[value.name] = array.astype(value.dtype or np.float32)
+    return feeds

@@ -1,0 +1,141 @@
+"""bnlstm-deploy inspect."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bnlstm_deploy.cli.options import Config
+
+if TYPE_CHECKING:
+    from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
+
+
+def inspect(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A checkpoint or an exported .onnx file.", show_default=False
+        ),
+    ],
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Show what a checkpoint or an exported file holds.
+
+    For a checkpoint: its layers and, for each normalization, the health of its statistics: how many
+    timesteps training never reached, the variances, and the folded scale gamma / sqrt(var + eps),
+    which is the gain that the normalization applies.
+
+    Example: bnlstm-deploy inspect models/permuted-digits
+    """
+    facts = _graph(file) if file.suffix == ".onnx" else _checkpoint(file, config)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    console = Console()
+    for title, content in facts.items():
+        console.print(_table(title, content))
+
+
+def _graph(path: Path) -> dict[str, Any]:
+    from bnlstm_deploy.runtime import Session
+
+    session = Session(path)
+    metadata = asdict(session.metadata) | {"steps": session.metadata.steps}
+    layers = metadata.pop("layers")
+
+    def describe(kind: str, values: tuple[Any, ...]) -> list[dict[str, str]]:
+        return [
+            {"": kind, "name": v.name, "dtype": str(v.dtype), "shape": _join(v.shape)}
+            for v in values
+        ]
+
+    return {
+        "file": {"path": str(path), "MB": round(path.stat().st_size / 1e6, 3)} | metadata,
+        "recurrent layers": [entry | {"normalize": _join(entry["normalize"])} for entry in layers],
+        "values": [
+            *describe("input", session.inputs),
+            *describe("optional input", session.state_inputs),
+            *describe("output", session.outputs),
+            *describe("state output", session.state_outputs),
+        ],
+    }
+
+
+def _checkpoint(path: Path, config: Path | None) -> dict[str, Any]:
+    from bnlstm_deploy.checkpoint import load_checkpoint, state_sha256
+    from bnlstm_deploy.nn import BNLSTMModel
+
+    model = load_checkpoint(path, config=config)
+    rnn = model.rnn if isinstance(model, BNLSTMModel) else model
+    head = f"{model.head}, {model.pooling}" if isinstance(model, BNLSTMModel) else "none"
+    return {
+        "checkpoint": {
+            "path": str(path),
+            "sha256": state_sha256(model),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "dtype": str(rnn.weight_ih_l0.dtype).removeprefix("torch."),
+            "input size": rnn.input_size,
+            "hidden size": rnn.hidden_size,
+            "layers": rnn.num_layers,
+            "directions": rnn.num_directions,
+            "batch first": rnn.batch_first,
+            "normalize": _join(rnn.normalize),
+            "steps of statistics": rnn.max_length,
+            "eps": rnn.eps,
+            "head": head,
+        },
+        "statistics": _statistics(rnn),
+    }
+
+
+def _statistics(rnn: "BNLSTM") -> list[dict[str, Any]]:
+    rows = []
+    for _, suffix in rnn.directions():
+        for path, norm in rnn.norms(suffix)._asdict().items():
+            if norm is not None:
+                rows.append({"normalization": f"{path}_norm{suffix}"} | _health(norm))
+    return rows
+
+
+def _health(norm: "StepwiseBatchNorm") -> dict[str, Any]:
+    from bnlstm_deploy.fold import affine
+
+    mean, var = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
+    gamma = norm.weight.detach().double().numpy()
+    scale = np.abs(affine(mean, var, norm.eps, gamma=gamma).scale)
+    step = int(scale.max(axis=1).argmax())
+    return {
+        "untrained": f"{int((norm.num_batches_tracked == 0).sum())}/{len(scale)}",
+        "min var": f"{var.min():.1e}",
+        "max var": f"{var.max():.1e}",
+        "max scale": f"{scale.max():.3g}",
+        "at step": step,
+        "after step 0": f"{scale[1:].max():.3g}" if len(scale) > 1 else "-",
+    }
+
+
+def _table(title: str, content: dict[str, Any] | list[dict[str, Any]]) -> Table:
+    if isinstance(content, dict):
+        table = Table(title=title, show_header=False, title_justify="left")
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, value in content.items():
+            table.add_row(name, str(value))
+        return table
+    table = Table(title=title, title_justify="left")
+    for name in content[0] if content else ():
+        table.add_column(name, overflow="fold")
+    for row in content:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+def _join(values: tuple[Any, ...] | list[Any]) -> str:
+    return ", ".join(map(str, values))

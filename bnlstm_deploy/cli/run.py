@@ -1,0 +1,88 @@
+"""bnlstm-deploy run."""
+
+import zipfile
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+
+from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.cli.options import Force, Model, Providers, Threads, split
+from bnlstm_deploy.errors import InputError
+
+STATE = {"h_n": "initial_h", "c_n": "initial_c", "next_step": "start_step"}
+"""Outputs of one run that are inputs of the next."""
+
+
+def run(
+    model: Model,
+    input: Annotated[
+        Path,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="X.npz",
+            help="Arrays by input name (.npz), or the only input (.npy).",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="Y.npz", help="Arrays by output name.", show_default=False
+        ),
+    ],
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="Y.npz",
+            help="Output of the run before, to continue its streams.",
+            show_default=False,
+        ),
+    ] = None,
+    providers: Providers = "cpu",
+    threads: Threads = None,
+    force: Force = False,
+) -> None:
+    """Run an exported file on arrays from files.
+
+    Example: bnlstm-deploy run digits.onnx --input x.npz -o y.npz
+    """
+    from bnlstm_deploy.runtime import Session
+
+    if output.exists() and not force:
+        raise InputError(f"{output} exists; choose another name, or replace it with --force")
+    session = Session(model, providers=split(providers), intra_op_num_threads=threads)
+    feeds = _read(input, session.inputs[0].name)
+    if state is not None:
+        feeds |= _continued(_read(state, ""))
+    results = session.run(feeds)
+    with replacing(output) as temporary, temporary.open("wb") as file:
+        np.savez(file, **results)  # type: ignore[arg-type]
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in results.items())
+    Console().print(f"Wrote [bold]{output}[/bold]: {shapes}")
+
+
+def _read(path: Path, only: str) -> dict[str, NDArray[np.generic]]:
+    """Read arrays by name; the one array of a .npy file gets the name `only`."""
+    try:
+        content = np.load(path, allow_pickle=False)
+        return {only: content} if isinstance(content, np.ndarray) else dict(content)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} cannot be read as .npz or .npy: {error}") from error
+
+
+def _continued(results: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    """Return the state inputs that the outputs of the run before give."""
+    feeds = {}
+    for name, array in results.items():
+        prefix, dot, kind = name.rpartition(".")
+        if kind in STATE:
+            feeds[f"{prefix}{dot}{STATE[kind]}"] = array
+    return feeds
