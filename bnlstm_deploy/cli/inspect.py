@@ -100,7 +100,7 @@ def _statistics(rnn: "BNLSTM") -> list[dict[str, Any]]:
     for _, suffix in rnn.directions():
         for path, norm in rnn.norms(suffix)._asdict().items():
             if norm is not None:
-                rows.append({"normalization": f"{path}_norm{suffix}"} | _health(norm))
+                rows.append({"norm": f"{path}_norm{suffix}"} | _health(norm))
     return rows
 
 
@@ -131,7 +131,7 @@ def _table(title: str, content: dict[str, Any] | list[dict[str, Any]]) -> Table:
         return table
     table = Table(title=title, title_justify="left")
     for name in content[0] if content else ():
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "norm")
     for row in content:
         table.add_row(*(str(value) for value in row.values()))
     return table
