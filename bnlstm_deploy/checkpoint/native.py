@@ -140,17 +140,24 @@ def _check_fields(path: Path, where: str, value: object, names: tuple[str, ...])
 def _check_tensors(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
     """Compare names and shapes with those of `model`, and report all differences at once."""
     expected = model.state_dict()
-    lines = [f"missing: {name}" for name in expected if name not in tensors]
-    lines += [f"unknown: {name}" for name in tensors if name not in expected]
-    lines += [
-        f"{name} has shape {tuple(tensor.shape)}, the configuration gives "
-        f"{tuple(expected[name].shape)}"
-        for name, tensor in tensors.items()
-        if name in expected and tensor.shape != expected[name].shape
+    groups = [
+        [f"missing: {name}" for name in expected if name not in tensors],
+        [f"unknown: {name}" for name in tensors if name not in expected],
+        [
+            f"{name} has shape {tuple(tensor.shape)}, the configuration gives "
+            f"{tuple(expected[name].shape)}"
+            for name, tensor in tensors.items()
+            if name in expected and tensor.shape != expected[name].shape
+        ],
     ]
-    if lines:
-        shown = "\n  ".join(lines[:20])
-        more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
+    if any(groups):
+        lines = [line for group in groups for line in _shortened(group)]
+        text = "\n  ".join(lines)
         raise CheckpointError(
-            f"the tensors in {path} are not those of its configuration:\n  {shown}{more}"
+            f"the tensors in {path} are not those of its configuration:\n  {text}"
         )
+
+
+def _shortened(lines: list[str], most: int = 8) -> list[str]:
+    hidden = len(lines) - most
+    return [*lines[:most], f"and {hidden} more of these"] if hidden > 0 else lines

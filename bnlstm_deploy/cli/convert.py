@@ -41,22 +41,19 @@ def convert(
 
     Example: bnlstm-deploy convert models/permuted-digits -o digits.onnx
     """
-    import torch
-
     from bnlstm_deploy.checkpoint import load_checkpoint
     from bnlstm_deploy.cli.verify import run_check, show
     from bnlstm_deploy.export import export
-    from bnlstm_deploy.export.model import check_destination
+    from bnlstm_deploy.export.model import DTYPES, check_destination
 
     console = Console()
+    dtypes = {str(known).removeprefix("torch."): known for known in DTYPES}
     check_destination(output, force=force)
     with console.status("Loading the checkpoint"):
         model = load_checkpoint(checkpoint, config=config)
     with replacing(output) as temporary:
         with console.status("Folding and exporting"):
-            metadata = export(
-                model, temporary, dtype=getattr(torch, dtype.value), opset=opset, force=True
-            )
+            metadata = export(model, temporary, dtype=dtypes[dtype], opset=opset, force=True)
         if verify:
             report = run_check(console, model, temporary)
             show(console, report)

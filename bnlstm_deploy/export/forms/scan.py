@@ -29,9 +29,11 @@ def function(present: Collection[str], opset: int) -> onnx.FunctionProto:
     h that Y needs anyway; the final h is read from Y afterwards. So lengths cost one node a
     timestep.
     """
+    # Callers leave absent inputs at the end out altogether, so the function does, too.
+    last = max(Inputs._fields.index(name) for name in present)
     text = f"""
     <domain: "{DOMAIN}", opset_import: ["": {opset}]>
-    {NAME} ({", ".join(Inputs._fields)}) => ({", ".join(OUTPUTS)}) {{
+    {NAME} ({", ".join(Inputs._fields[: last + 1])}) => ({", ".join(OUTPUTS)}) {{
       {_SHAPES}
       {_rows(present)}
       {_gates_x(present)}

@@ -1,0 +1,71 @@
+import json
+from itertools import chain
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tools import benchmark
+from tools.peers import LOADERS, WRITERS, Setup, Size
+
+
+def run(*arguments):
+    return CliRunner().invoke(benchmark.app, [str(argument) for argument in arguments])
+
+
+def test_writes_the_figures_of_every_peer(tmp_path):
+    path = tmp_path / "benchmark.json"
+    result = run(
+        *("--size", "2,5,3,4", "--size", "1,3,2,2", "--threads", 1, "--seconds", 0, "--json", path)
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(path.read_text())
+    assert set(report["environment"]) == {
+        *("python", "torch", "onnxruntime", "numpy", "machine", "cores")
+    }
+    sizes = [{"N": 2, "T": 5, "D": 3, "H": 4}, {"N": 1, "T": 3, "D": 2, "H": 2}]
+    assert [case["size"] for case in report["cases"]] == sizes
+    for case in report["cases"]:
+        assert case["threads"] == 1
+        assert case["rounds"] >= benchmark.MIN_ROUNDS
+        assert [result["peer"] for result in case["results"]] == list(LOADERS)
+    for figures in chain.from_iterable(case["results"] for case in report["cases"]):
+        peer = figures.pop("peer")
+        assert peer in result.stdout
+        from_file = {name: figures.pop(name) for name in ("load_ms", "export_s", "file_mb")}
+        assert all(value > 0 for value in figures.values()), peer
+        if peer in WRITERS:
+            assert all(value > 0 for value in from_file.values()), peer
+        else:
+            assert set(from_file.values()) == {None}, peer
+
+
+def test_stops_if_peers_that_should_be_equal_differ(monkeypatch, tmp_path, capsys):
+    loaders = {peer: lambda setup: lambda x: x for peer in LOADERS}
+    loaders["deployed"] = lambda setup: lambda x: x + 1
+    monkeypatch.setattr(benchmark, "LOADERS", loaders)
+    monkeypatch.setattr(benchmark, "peak_memory", lambda peer, setup: 1.0)
+    setup = Setup(Size(2, 5, 3, 4), seed=0, threads=1, provider="cpu", folder=tmp_path)
+    with pytest.raises(typer.Exit) as stopped:
+        benchmark.measure(setup, export_s={}, seconds=0)
+    assert stopped.value.exit_code == 1
+    assert "deployed - eager: 1.0e+00" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--size", "1,2,3"), "--size is '1,2,3'; pass N,T,D,H"),
+        (("--size", "1,2,3,x"), "--size is '1,2,3,x'; pass N,T,D,H"),
+        (("--size", "1,2,3,0"), "--size is '1,2,3,0'; pass N,T,D,H"),
+        (("--threads", "0"), "--threads is 0; pass at least 1"),
+        (("--provider", "abacus"), "'abacus' is not part of the onnxruntime installed"),
+        (("--json", "missing/benchmark.json"), "the folder missing does not exist"),
+    ],
+    ids=str,
+)
+def test_refuses_what_it_cannot_measure_in_one_line(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -1,0 +1,249 @@
+"""verify(): correct exports pass, and whatever is changed in one is found."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from bnlstm_deploy.errors import RuntimeSessionError, VerificationError
+from bnlstm_deploy.export import export
+from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.verify import verify
+from tests.models import randomize
+
+CONFIGURATIONS = {
+    "one layer": {},
+    "two layers, batch first": {"num_layers": 2, "batch_first": True},
+    "two directions": {"bidirectional": True},
+    "shared statistics": {"max_length": 1},
+    "no normalization": {"normalize": ()},
+    "no cell normalization": {"normalize": ("input", "hidden")},
+    "large eps": {"eps": 1e-3, "beta": ("input", "hidden", "cell")},
+}
+
+
+@pytest.mark.parametrize("arguments", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+@pytest.mark.parametrize("degenerate", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_correct_exports_pass(arguments, degenerate, dtype, tmp_path):
+    model = BNLSTM(3, 8, **{"max_length": 6} | arguments)
+    randomize(model, degenerate=degenerate)
+    export(model, tmp_path / "m.onnx", dtype=dtype)
+    report = verify(model, tmp_path / "m.onnx")
+    assert report.passed, report.failures
+    assert report.algebra_error <= 1e-10
+    assert report.ratio <= 4
+    cases = {comparison.case for comparison in report.precision}
+    steps = report.metadata.steps
+    for time in {1, steps - 1, steps, steps + 1, 3 * steps} - {0}:
+        for batch in (1, 7):
+            assert f"T={time}, N={batch}" in cases
+            assert f"T={time}, N={batch}, random state" in cases
+        assert f"T={time}, N=7, random state, random lengths and steps" in cases
+    chunked = [case for case in cases if "chunks" in case]
+    assert bool(chunked) != model.bidirectional
+
+
+@pytest.fixture(scope="module")
+def model():
+    return randomize(BNLSTMModel(BNLSTM(3, 8, 2, batch_first=True, max_length=6), 4))
+
+
+@pytest.fixture(scope="module")
+def proto(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("verify") / "m.onnx"
+    export(model, path)
+    return onnx.load(path)
+
+
+def float_initializers(proto):
+    return [
+        initializer
+        for initializer in proto.graph.initializer
+        if numpy_helper.to_array(initializer).dtype == np.float32
+    ]
+
+
+ARRAYS = [
+    *(
+        f"{name}_l{layer}"
+        for layer in (0, 1)
+        for name in (
+            "weight_ih",
+            "weight_hh",
+            "bias",
+            "input_scale",
+            "hidden_scale",
+            "cell_scale",
+            "cell_shift",
+        )
+    ),
+    "head.weight",
+    "head.bias",
+]
+
+
+def changed(proto, name, change):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    (target,) = (entry for entry in copy.graph.initializer if entry.name.endswith(name))
+    array = change(numpy_helper.to_array(target).copy())
+    target.CopyFrom(numpy_helper.from_array(array, target.name))
+    return copy
+
+
+def test_the_arrays_below_are_all_there_are(proto):
+    names = {initializer.name for initializer in float_initializers(proto)}
+    assert all(any(name.endswith(array) for name in names) for array in ARRAYS)
+    states = {"initial_h", "initial_c"}  # zeros: the defaults of optional inputs
+    assert len(names - states) == len(ARRAYS)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_any_array_scaled_by_one_percent_fails(name, model, proto, tmp_path):
+    onnx.save(changed(proto, name, lambda a: a * np.float32(1.01)), tmp_path / "m.onnx")
+    assert not verify(model, tmp_path / "m.onnx").passed
+
+
+def change_step_0(array):
+    array[0] *= np.float32(1.01)
+    return array
+
+
+def change_last_step(array):
+    array[-1] *= np.float32(1.01)
+    return array
+
+
+def put_nan(array):
+    array[-1, -1] = np.nan
+    return array
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("bias_l0", change_step_0),
+        ("bias_l1", change_last_step),
+        ("hidden_scale_l0", change_last_step),
+        ("cell_shift_l1", put_nan),
+        ("bias_l0", lambda a: np.roll(a, 1, axis=0)),
+        ("weight_hh_l1", lambda a: np.concatenate(np.split(a, 4)[::-1])),
+        ("initial_c", lambda a: a + np.float32(0.01)),
+        ("start_step", lambda a: a + 1),
+        ("lengths", lambda a: a * 0 + 5),
+    ],
+)
+def test_other_changes_fail(name, change, model, proto, tmp_path):
+    onnx.save(changed(proto, name, change), tmp_path / "m.onnx")
+    report = verify(model, tmp_path / "m.onnx")
+    assert not report.passed
+    assert report.failures
+
+
+def body_without(proto, line, replacement):
+    """Replace a node in the function's body, given by its output, by an Identity."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    nodes = list(copy.functions[0].node)
+    nodes += next(a.g for n in nodes for a in n.attribute if a.name == "body").node
+    (node,) = (node for node in nodes if node.output[0] == line)
+    node.op_type = "Identity"
+    del node.input[:]
+    node.input.append(replacement)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("line", "replacement"),
+    [
+        ("c_new", "c_t"),  # c not held past a stream's length
+        ("y", "h_new"),  # output not 0 past a stream's length
+        ("step", "t"),  # start step ignored
+        ("cell", "cell_scaled"),  # shift of the cell's affine missing
+        ("Y_h", "h_last"),  # final h of the last timestep instead of the last valid one
+        ("Y_h", "h_end"),  # initial h of empty streams lost
+    ],
+)
+def test_changes_of_the_graph_fail(line, replacement, model, proto, tmp_path):
+    onnx.save(body_without(proto, line, replacement), tmp_path / "m.onnx")
+    assert not verify(model, tmp_path / "m.onnx").passed
+
+
+def test_other_weights_fail_and_the_hash_says_why(model, proto, tmp_path):
+    onnx.save(proto, tmp_path / "m.onnx")
+    other = randomize(BNLSTMModel(BNLSTM(3, 8, 2, batch_first=True, max_length=6), 4), seed=1)
+    report = verify(other, tmp_path / "m.onnx")
+    assert not report.passed
+    assert report.metadata.checkpoint_sha256 != report.checkpoint_sha256
+
+
+def test_a_model_with_a_large_float32_error_of_its_own_passes(tmp_path):
+    """No fixed tolerance would do: here the training model itself is 1e-4 off in float32."""
+    model = randomize(BNLSTM(1, 16, max_length=40))
+    with torch.no_grad():
+        model.weight_hh_l0 *= 8
+        model.hidden_norm_l0.running_var *= 0.01
+    export(model, tmp_path / "m.onnx")
+    report = verify(model, tmp_path / "m.onnx")
+    own = max(c.own_error for c in report.precision if c.value == "output")
+    assert own > 1e-4
+    assert report.passed, (report.ratio, report.failures)
+
+
+def test_a_report_is_json_and_repeats_with_its_seed(model, proto, tmp_path):
+    onnx.save(proto, tmp_path / "m.onnx")
+    steps = []
+    report = verify(model, tmp_path / "m.onnx", seed=3, progress=lambda *now: steps.append(now))
+    again = verify(model, tmp_path / "m.onnx", seed=3)
+    assert json.dumps(report.to_dict()) == json.dumps(again.to_dict())
+    assert verify(model, tmp_path / "m.onnx", seed=4).to_dict() != report.to_dict()
+    assert steps[0][0] == 0
+    assert steps[-1][0] == steps[-1][1] > 20
+
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 3)
+        self.first = BNLSTM(3, 4, max_length=3)
+        self.second = BNLSTM(4, 4, max_length=5)
+
+    def forward(self, tokens):
+        x, _ = self.first(self.embed(tokens))
+        return self.second(x)[0]
+
+
+class Average(Tagger):
+    def forward(self, tokens):
+        return super().forward(tokens).mean(0)
+
+
+def sample(generator, batch, time):
+    return [torch.from_numpy(generator.integers(0, 9, (time, batch)))]
+
+
+@pytest.mark.parametrize(("kind", "streams"), [(Tagger, True), (Average, False)])
+def test_a_model_of_ones_own(kind, streams, tmp_path):
+    model = randomize(kind())
+    export(model, tmp_path / "m.onnx", (torch.zeros(3, 2, dtype=torch.int64),))
+    report = verify(model, tmp_path / "m.onnx", sample=sample)
+    assert report.passed, report.failures
+    values = {comparison.value for comparison in report.precision}
+    assert {"output", "first.h_n", "second.c_n", "second.next_step"} <= values
+    # the mean over a chunk is not the mean over the whole: such a model has no streaming form
+    assert any("chunks" in c.case for c in report.precision) == streams
+    with pytest.raises(VerificationError, match="needs sample"):
+        verify(model, tmp_path / "m.onnx")
+
+
+def test_a_graph_of_other_layers_cannot_be_checked(model, proto, tmp_path):
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(VerificationError, match="check it against its own checkpoint"):
+        verify(BNLSTM(3, 8, max_length=6), tmp_path / "m.onnx")
+    with pytest.raises(RuntimeSessionError, match="does not exist"):
+        verify(model, tmp_path / "nowhere.onnx")

@@ -1,0 +1,1 @@
+"""Programs that made what the repository holds: data sets, trained models, figures."""

@@ -1,0 +1,263 @@
+"""Measure the deployed graph against training and against plain LSTMs: python -m tools.benchmark.
+
+The peers are
+
+    deployed       the folded export of a BNLSTM, run by bnlstm_deploy.runtime.Session
+    eager          the BNLSTM itself in torch, in evaluation
+    torch lstm     torch.nn.LSTM: no normalization
+    lstm operator  ONNX's LSTM operator on ONNX Runtime: no normalization, the bar to reach
+    unfolded       the BNLSTM exported with its normalizations left as they are
+
+Times are taken in one process, in rounds, so that noise hits all alike: in each round every peer
+runs twice on the same input. The second run is timed; the first, after a pause, makes it
+independent of the peer before, of what that left in caches and of its threads, which wait actively
+for a while. A ratio is the peer's median time over the deployed graph's: above 1, the deployed
+graph is faster.
+
+Peak memory is what loading a peer and running it twice adds to the largest resident size of a
+process (`ru_maxrss`), the parts of libraries that are first touched then included. Each peer gets a
+process of its own, forked from a server that has imported the libraries and done nothing else: one
+started by the measuring process would inherit its peak.
+
+The first export also loads torch's exporter. Torch runs on the CPU whatever the provider.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import numpy as np
+import onnxruntime as ort
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bnlstm_deploy.errors import InputError, RuntimeSessionError
+from bnlstm_deploy.runtime.providers import resolve
+from tools.peers import LOADERS, WRITERS, Array, Run, Setup, Size, compare, random_input
+
+SIZES = ["1,784,1,100", "32,784,1,100", "1,100,64,256", "32,100,50,512", "1,100,50,1000"]
+THREADS = [1, 2]
+MIN_ROUNDS = 5
+PAUSE = 0.02  # seconds
+TOLERANCE = 1e-5
+"""Largest difference of equal functions in float32, whose values are between -1 and 1."""
+
+MEGABYTE = 1e6
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
+FIGURES = ("ms", "quartiles", "us/timestep", "ratio", "peak MB", "load ms", "export s", "file MB")
+TABLE_WIDTH = 112  # a narrower one would abbreviate the figures
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured of one peer; None where it is not loaded from a file."""
+
+    peer: str
+    median_ms: float
+    lower_quartile_ms: float
+    upper_quartile_ms: float
+    us_per_timestep: float
+    ratio: float
+    peak_memory_mb: float
+    load_ms: float | None
+    export_s: float | None
+    file_mb: float | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """All peers at one size and number of threads."""
+
+    size: Size
+    threads: int
+    rounds: int
+    differences: dict[str, float]
+    """Largest absolute difference between the outputs of two peers that should be equal."""
+    results: list[Result]
+
+
+@app.command()
+def benchmark(
+    sizes: Annotated[list[str], typer.Option("--size", help="N,T,D,H. Repeatable.")] = SIZES,
+    threads: Annotated[list[int], typer.Option(help="Threads of each peer. Repeatable.")] = THREADS,
+    seconds: Annotated[float, typer.Option(help="Time for a size and number of threads.")] = 8.0,
+    provider: Annotated[str, typer.Option(help="Provider of the ONNX Runtime peers.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of weights and inputs.")] = 0,
+    json_path: Annotated[Path | None, typer.Option("--json", help="File to write.")] = None,
+) -> None:
+    """Measure the deployed graph against training and against plain LSTMs."""
+    try:
+        parsed = [parse_size(text) for text in sizes]
+        resolve((provider,))
+    except (InputError, RuntimeSessionError) as error:
+        fail(str(error), code=2)
+    if min(threads) < 1:
+        fail(f"--threads is {min(threads)}; pass at least 1", code=2)
+    if json_path is not None and not json_path.parent.is_dir():
+        fail(f"--json: the folder {json_path.parent} does not exist; create it first", code=2)
+
+    cases = []
+    # auto_refresh would start a thread, which takes time from the peers.
+    with Progress(console=Console(stderr=True), auto_refresh=False) as progress:
+        task = progress.add_task("", total=len(parsed) * len(threads))
+        for size in parsed:
+            with tempfile.TemporaryDirectory() as folder:
+                progress.update(task, description=f"{size}: export", refresh=True)
+                export_s = write_files(size, seed, Path(folder))
+                for number in threads:
+                    progress.update(task, description=f"{size}: threads={number}", refresh=True)
+                    setup = Setup(size, seed, number, provider, Path(folder))
+                    cases.append(measure(setup, export_s, seconds))
+                    progress.update(task, advance=1, refresh=True)
+
+    console = Console(width=TABLE_WIDTH)
+    for number in threads:
+        rows = [case for case in cases if case.threads == number]
+        console.print(table(rows, title=f"threads={number}"))
+    if json_path is not None:
+        settings = {"seconds": seconds, "provider": provider, "seed": seed}
+        report = {"environment": environment(), "settings": settings, "cases": cases}
+        json_path.write_text(json.dumps(report, indent=2, default=asdict) + "\n")
+
+
+def parse_size(text: str) -> Size:
+    """Read N,T,D,H.
+
+    Raises:
+        InputError: These are not four integers of at least 1.
+    """
+    fields = text.split(",")
+    if len(fields) != 4 or not all(field.isdecimal() and int(field) > 0 for field in fields):
+        raise InputError(f"--size is {text!r}; pass N,T,D,H, four integers of at least 1")
+    return Size(*map(int, fields))
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Leave with one line."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def write_files(size: Size, seed: int, folder: Path) -> dict[str, float]:
+    """Write the ONNX files of one size and return the seconds that each took."""
+    seconds = {}
+    for peer, write in WRITERS.items():
+        start = time.perf_counter()
+        write(size, seed, folder / f"{peer}.onnx")
+        seconds[peer] = time.perf_counter() - start
+    return seconds
+
+
+def measure(setup: Setup, export_s: dict[str, float], seconds: float) -> Case:
+    """Measure all peers at one size and number of threads."""
+    memory = {peer: peak_memory(peer, setup) for peer in LOADERS}
+    runs: dict[str, Run] = {}
+    load_ms: dict[str, float] = {}
+    for peer, load in LOADERS.items():
+        start = time.perf_counter()
+        runs[peer] = load(setup)
+        load_ms[peer] = (time.perf_counter() - start) * 1e3
+    x = random_input(setup)
+    differences = compare(runs, x)
+    for pair, difference in differences.items():
+        if not difference <= TOLERANCE:
+            fail(f"{setup.size}: the outputs differ, {pair}: {difference:.1e}", code=1)
+    times = interleave(runs, x, seconds)
+    results = []
+    for peer, milliseconds in times.items():
+        lower, median, upper = (float(q) for q in np.percentile(milliseconds, (25, 50, 75)))
+        results.append(
+            Result(
+                peer=peer,
+                median_ms=median,
+                lower_quartile_ms=lower,
+                upper_quartile_ms=upper,
+                us_per_timestep=median * 1e3 / setup.size.T,
+                ratio=median / float(np.median(times["deployed"])),
+                peak_memory_mb=memory[peer],
+                load_ms=load_ms[peer] if peer in export_s else None,
+                export_s=export_s.get(peer),
+                file_mb=setup.file(peer).stat().st_size / MEGABYTE if peer in export_s else None,
+            )
+        )
+    return Case(setup.size, setup.threads, len(times["deployed"]), differences, results)
+
+
+def interleave(runs: dict[str, Run], x: Array, seconds: float) -> dict[str, list[float]]:
+    """Return the times of each peer in milliseconds, one for each round."""
+    times: dict[str, list[float]] = {peer: [] for peer in runs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times["deployed"]) < MIN_ROUNDS:
+        for peer, run in runs.items():
+            time.sleep(PAUSE)
+            run(x)
+            start = time.perf_counter()
+            run(x)
+            times[peer].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def peak_memory(peer: str, setup: Setup) -> float:
+    """Return what a peer adds to the peak memory of a process of its own, in megabytes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tools.peers"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(added_memory, peer, setup).result()
+
+
+def added_memory(peer: str, setup: Setup) -> float:
+    """Load and run a peer, and return what that added to this process's peak, in megabytes."""
+    x = random_input(setup)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = LOADERS[peer](setup)
+    for _ in range(2):
+        run(x)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * MAXRSS_UNIT / MEGABYTE
+
+
+def environment() -> dict[str, str | int | None]:
+    """Return what the times depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": ort.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def table(cases: list[Case], title: str) -> Table:
+    """Lay out the cases of one number of threads."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for heading in ("N,T,D,H", "peer"):
+        made.add_column(heading)
+    for heading in FIGURES:
+        made.add_column(heading, justify="right")
+    for case in cases:
+        for r in case.results:
+            figures = [f"{r.median_ms:.2f}", f"{r.lower_quartile_ms:.2f}-{r.upper_quartile_ms:.2f}"]
+            figures += [f"{r.us_per_timestep:.1f}", f"{r.ratio:.2f}", f"{r.peak_memory_mb:.1f}"]
+            costs = (r.load_ms, r.export_s, r.file_mb)
+            figures += ["" if cost is None else f"{cost:.2f}" for cost in costs]
+            made.add_row(str(case.size), r.peer, *figures, end_section=r is case.results[-1])
+    return made
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,200 @@
+"""The implementations that the benchmark compares, each loaded by one function."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bnlstm_deploy.export import export
+from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
+from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.runtime.providers import resolve
+from tools.unfolded import export_unfolded
+
+OPSET = 20
+
+Array = NDArray[np.float32]
+Run = Callable[[Array], Array]
+"""(T, N, D) to (T, N, H)."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a model and of its input."""
+
+    N: int
+    """Streams."""
+    T: int
+    """Timesteps, of the input and with statistics of their own."""
+    D: int
+    """Features of the input."""
+    H: int
+    """Features of the state."""
+
+    def __str__(self) -> str:
+        return f"{self.N},{self.T},{self.D},{self.H}"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the peers have in common; equal setups load equal weights in every process."""
+
+    size: Size
+    seed: int
+    threads: int
+    """Inside an operator."""
+    provider: str
+    """Of ONNX Runtime."""
+    folder: Path
+    """Holds the ONNX files, one for each peer in WRITERS."""
+
+    def file(self, peer: str) -> Path:
+        """Return the ONNX file of a peer."""
+        return self.folder / f"{peer}.onnx"
+
+
+def random_input(setup: Setup) -> Array:
+    """Return the input, (T, N, D)."""
+    shape = (setup.size.T, setup.size.N, setup.size.D)
+    return np.random.default_rng(setup.seed).standard_normal(shape, dtype=np.float32)
+
+
+def random_bnlstm(size: Size, seed: int) -> BNLSTM:
+    """Return a BNLSTM in evaluation that looks trained to the fold: no statistic is trivial."""
+    torch.manual_seed(seed)
+    model = BNLSTM(size.D, size.H, max_length=size.T).eval()
+    randomize(model)
+    return model
+
+
+@torch.no_grad()
+def randomize(model: nn.Module) -> None:
+    """Draw the statistics, gamma and beta of every normalization in place."""
+    for norm in model.modules():
+        if isinstance(norm, StepwiseBatchNorm):
+            norm.running_mean.normal_(0, 0.1)
+            norm.running_var.uniform_(0.5, 2)
+            norm.weight.uniform_(0.5, 1)
+            if norm.bias is not None:
+                norm.bias.normal_(0, 0.1)
+
+
+def random_lstm(size: Size, seed: int) -> nn.LSTM:
+    """Return a plain LSTM in evaluation."""
+    torch.manual_seed(seed)
+    return nn.LSTM(size.D, size.H).eval()
+
+
+def write_deployed(size: Size, seed: int, path: Path) -> None:
+    """Fold and export the BNLSTM."""
+    export(random_bnlstm(size, seed), path)
+
+
+def write_unfolded(size: Size, seed: int, path: Path) -> None:
+    """Export the BNLSTM without folding it."""
+    export_unfolded(random_bnlstm(size, seed), path)
+
+
+def write_lstm_operator(size: Size, seed: int, path: Path) -> None:
+    """Write the plain LSTM as one node, ONNX's LSTM operator."""
+    state = random_lstm(size, seed).state_dict()
+    weights = {name: to_onnx_gates(parameter) for name, parameter in state.items()}
+    constants = {
+        "W": weights["weight_ih_l0"],
+        "R": weights["weight_hh_l0"],
+        "B": np.concatenate([weights["bias_ih_l0"], weights["bias_hh_l0"]]),
+        "direction_axis": np.array([1]),
+    }
+    initializers = [
+        onnx.numpy_helper.from_array(array if name == "direction_axis" else array[None], name)
+        for name, array in constants.items()
+    ]
+    real = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("LSTM", ["input", "W", "R", "B"], ["Y"], hidden_size=size.H),
+            onnx.helper.make_node("Squeeze", ["Y", "direction_axis"], ["output"]),
+        ],
+        "lstm",
+        [onnx.helper.make_tensor_value_info("input", real, ["time", "batch", size.D])],
+        [onnx.helper.make_tensor_value_info("output", real, ["time", "batch", size.H])],
+        initializers,
+    )
+    opsets = [onnx.helper.make_opsetid("", OPSET)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+
+
+def to_onnx_gates(parameter: torch.Tensor) -> Array:
+    """Reorder the gates of (4H, ...) from torch's i, f, g, o to ONNX's i, o, f, g."""
+    i, f, g, o = np.split(parameter.numpy(), 4)
+    return np.concatenate([i, o, f, g])
+
+
+def load_deployed(setup: Setup) -> Run:
+    """Load the folded graph as a user does."""
+    session = Session(
+        setup.file("deployed"), providers=(setup.provider,), intra_op_num_threads=setup.threads
+    )
+    return lambda x: np.asarray(session(x)[0])
+
+
+def load_eager(setup: Setup) -> Run:
+    """Build the training model."""
+    model = random_bnlstm(setup.size, setup.seed)
+    return torch_run(model, setup.threads)
+
+
+def load_torch_lstm(setup: Setup) -> Run:
+    """Build torch's own LSTM, which normalizes nothing."""
+    return torch_run(random_lstm(setup.size, setup.seed), setup.threads)
+
+
+def torch_run(model: nn.Module, threads: int) -> Run:
+    """Return a function that calls a torch module with numpy arrays."""
+    torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def run(x: Array) -> Array:
+        output: Array = model(torch.from_numpy(x))[0].numpy()
+        return output
+
+    return run
+
+
+def load_onnxruntime(peer: str, setup: Setup) -> Run:
+    """Load the graph of a peer on ONNX Runtime as it comes, without this package."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = setup.threads
+    session = ort.InferenceSession(
+        setup.file(peer), options, providers=resolve((setup.provider,)), enable_fallback=0
+    )
+    return lambda x: np.asarray(session.run(["output"], {"input": x})[0])
+
+
+LOADERS: dict[str, Callable[[Setup], Run]] = {
+    "deployed": load_deployed,
+    "eager": load_eager,
+    "torch lstm": load_torch_lstm,
+    "lstm operator": partial(load_onnxruntime, "lstm operator"),
+    "unfolded": partial(load_onnxruntime, "unfolded"),
+}
+WRITERS: dict[str, Callable[[Size, int, Path], None]] = {
+    "deployed": write_deployed,
+    "lstm operator": write_lstm_operator,
+    "unfolded": write_unfolded,
+}
+EQUALS = (("deployed", "eager"), ("unfolded", "eager"), ("lstm operator", "torch lstm"))
+"""Pairs of peers that compute the same function."""
+
+
+def compare(runs: dict[str, Run], x: Array) -> dict[str, float]:
+    """Return the largest absolute difference between the outputs of each pair in EQUALS."""
+    outputs = {peer: run(x) for peer, run in runs.items()}
+    return {f"{a} - {b}": float(np.abs(outputs[a] - outputs[b]).max()) for a, b in EQUALS}
