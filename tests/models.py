@@ -42,7 +42,7 @@ def randomize(model: Model, seed: int = 0, *, degenerate: bool = False) -> Model
 
 
 @st.composite
-def configurations(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
+def configurations(draw: st.DrawFn, /, **fixed: Any) -> dict[str, Any]:
     """Arguments of BNLSTM."""
     drawn = {
         "input_size": draw(st.integers(1, 4)),
@@ -60,7 +60,7 @@ def configurations(draw: st.DrawFn, **fixed: Any) -> dict[str, Any]:
 
 
 @st.composite
-def models(draw: st.DrawFn, dtype: torch.dtype = torch.float64, **fixed: Any) -> BNLSTM:
+def models(draw: st.DrawFn, /, dtype: torch.dtype = torch.float64, **fixed: Any) -> BNLSTM:
     """A BNLSTM with random weights and statistics."""
     model = BNLSTM(**draw(configurations(**fixed)), dtype=dtype)
     return randomize(model, draw(st.integers(0, 2**16)), degenerate=draw(st.booleans()))

@@ -57,8 +57,8 @@ TOLERANCE = 1e-5
 
 MEGABYTE = 1e6
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
-FIGURES = ("ms", "quartiles", "us/timestep", "ratio", "peak MB", "load ms", "export s", "file MB")
-TABLE_WIDTH = 112  # a narrower one would abbreviate the figures
+FIGURES = ("ms", "quartiles", "us/step", "ratio", "peak MB", "load ms", "export s", "file MB")
+TABLE_WIDTH = 120  # a narrower one would abbreviate the figures
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

@@ -5,7 +5,7 @@ from bnlstm_deploy.extras import require
 require("torch", extra="convert")
 
 from bnlstm_deploy.nn.bnlstm import BNLSTM, State  # noqa: E402
-from bnlstm_deploy.nn.cell import BNLSTMCell, Path  # noqa: E402
+from bnlstm_deploy.nn.cell import BNLSTMCell, NormPath  # noqa: E402
 from bnlstm_deploy.nn.model import BNLSTMModel, Pooling  # noqa: E402
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm  # noqa: E402
 from bnlstm_deploy.nn.recalibrate import recalibrate  # noqa: E402
@@ -14,7 +14,7 @@ __all__ = [
     "BNLSTM",
     "BNLSTMCell",
     "BNLSTMModel",
-    "Path",
+    "NormPath",
     "Pooling",
     "State",
     "StepwiseBatchNorm",

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm
 
-Path = Literal["input", "hidden", "cell"]
+NormPath = Literal["input", "hidden", "cell"]
 """The three products that a normalization may act on."""
 
-PATHS: tuple[Path, ...] = get_args(Path)
+PATHS: tuple[NormPath, ...] = get_args(NormPath)
 
-PAPER_BETA: tuple[Path, ...] = ("cell",)
+PAPER_BETA: tuple[NormPath, ...] = ("cell",)
 """The normalizations with a shift in the paper: the bias already shifts the gates."""
 
 
@@ -32,8 +32,8 @@ def make_norms(
     hidden_size: int,
     max_length: int,
     *,
-    normalize: Collection[Path],
-    beta: Collection[Path],
+    normalize: Collection[NormPath],
+    beta: Collection[NormPath],
     eps: float,
     momentum: float | None,
     gamma_init: float,
@@ -42,7 +42,7 @@ def make_norms(
 ) -> Norms:
     """Build the normalizations named in `normalize`, with a shift for those named in `beta`."""
 
-    def make(path: Path) -> StepwiseBatchNorm | None:
+    def make(path: NormPath) -> StepwiseBatchNorm | None:
         if path not in normalize:
             return None
         return StepwiseBatchNorm(
@@ -59,7 +59,7 @@ def make_norms(
     return Norms(make("input"), make("hidden"), make("cell"))
 
 
-def ordered_paths(name: str, paths: Collection[str]) -> tuple[Path, ...]:
+def ordered_paths(name: str, paths: Collection[str]) -> tuple[NormPath, ...]:
     """Return `paths` without repeats in the order input, hidden, cell.
 
     Raises:
@@ -151,8 +151,8 @@ class BNLSTMCell(nn.Module):
         bias: bool = True,
         *,
         max_length: int,
-        normalize: Collection[Path] = PATHS,
-        beta: Collection[Path] = PAPER_BETA,
+        normalize: Collection[NormPath] = PATHS,
+        beta: Collection[NormPath] = PAPER_BETA,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         gamma_init: float = 0.1,

@@ -63,6 +63,7 @@ def recalibrate(
     Args:
         model: Any module that holds BNLSTM layers or BNLSTMCells.
         batches: Minibatches: a tensor, the model's input; or a pair of input and lengths (N,).
+            Leave labels out: nothing tells them from lengths.
         forward: How to run `model` on a minibatch of another kind.
 
     Raises:

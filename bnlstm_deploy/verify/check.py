@@ -17,6 +17,7 @@ from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.inputs import Array, Value
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verify.cases import Case, Sample, default_sample, make_cases, make_given
+from bnlstm_deploy.verify.noise import NoisyActivations
 from bnlstm_deploy.verify.report import Comparison, Report, compare
 
 TIME = "time"
@@ -42,7 +43,7 @@ def verify(
     in float64, at most 1e-10 apart. *Precision*: the graph on ONNX Runtime against the training
     model in float64. No fixed tolerance is right for the latter, since rounding is amplified by
     what the model has learned; so the yardstick is the error that the training model itself makes
-    in float32 against the same truth, on the same inputs.
+    in float32 against the same truth, on the same inputs (`Report.budget` says it exactly).
 
     Args:
         model: The training model. It is copied, not changed.
@@ -86,12 +87,14 @@ def verify(
         if case.chunks and not _agree(run_chunks(truth.run, session, case, feeds), expected):
             continue  # the model does more over time than its BNLSTM: it has no streaming form
         rounded = own.run(feeds)
+        with NoisyActivations(seed):
+            noisy = truth.run(feeds)
         if case.chunks:
             actual = run_chunks(session.run, session, case, _convert(feeds, session))
         else:
             actual = session.run(_convert(feeds, session))
-            algebra += _compare(case, folded.run(feeds), rounded, expected)
-        precision += _compare(case, actual, rounded, expected)
+            algebra += _compare(case, folded.run(feeds), rounded, noisy, expected)
+        precision += _compare(case, actual, rounded, noisy, expected)
     if progress is not None:
         progress(len(cases), len(cases))
     return Report(
@@ -203,10 +206,15 @@ def _convert(feeds: Mapping[str, Array], session: Session) -> dict[str, Array]:
 
 
 def _compare(
-    case: Case, checked: dict[str, Array], own: dict[str, Array], truth: dict[str, Array]
+    case: Case,
+    checked: dict[str, Array],
+    own: dict[str, Array],
+    noisy: dict[str, Array],
+    truth: dict[str, Array],
 ) -> list[Comparison]:
     return [
-        compare(str(case), case.time, name, checked[name], own[name], truth[name]) for name in truth
+        compare(str(case), case.time, name, checked[name], own[name], noisy[name], truth[name])
+        for name in truth
     ]
 
 

@@ -45,7 +45,7 @@ def test_layers_alone(arguments, tmp_path):
         h, c = torch.rand(2, rows, batch, 5, dtype=torch.float64) - 0.5
         lengths = torch.randint(0, time + 1, (batch,))
         feeds = {"input": x, "initial_h": h, "initial_c": c, "lengths": lengths}
-        step: int | torch.Tensor = 0
+        step = 0
         if not model.bidirectional:
             feeds["start_step"] = step = torch.randint(0, 9, (batch,))
         results = session.run({name: tensor.numpy() for name, tensor in feeds.items()})

@@ -58,7 +58,7 @@ def test_constructor_begins_like_torch_lstm():
 def test_evaluation_computes_the_papers_equations(data):
     model = data.draw(models())
     x, (h, c), lengths, steps = data.draw(calls(model))
-    step: int | torch.Tensor = 0 if model.bidirectional else steps
+    step = 0 if model.bidirectional else steps
     output, (h_n, c_n) = model(x, (h, c), lengths=lengths, step=step)
     if model.batch_first:
         x, output = x.transpose(0, 1), output.transpose(0, 1)

@@ -1,5 +1,6 @@
 """verify(): correct exports pass, and whatever is changed in one is found."""
 
+import copy
 import json
 
 import numpy as np
@@ -36,7 +37,8 @@ def test_correct_exports_pass(arguments, degenerate, dtype, tmp_path):
     report = verify(model, tmp_path / "m.onnx")
     assert report.passed, report.failures
     assert report.algebra_error <= 1e-10
-    assert report.ratio <= 4
+    if not degenerate:
+        assert report.ratio <= 4
     cases = {comparison.case for comparison in report.precision}
     steps = report.metadata.steps
     for time in {1, steps - 1, steps, steps + 1, 3 * steps} - {0}:
@@ -50,7 +52,8 @@ def test_correct_exports_pass(arguments, degenerate, dtype, tmp_path):
 
 @pytest.fixture(scope="module")
 def model():
-    return randomize(BNLSTMModel(BNLSTM(3, 8, 2, batch_first=True, max_length=6), 4))
+    rnn = BNLSTM(3, 8, 2, batch_first=True, max_length=6)
+    return randomize(BNLSTMModel(rnn, 4, pooling="every"))
 
 
 @pytest.fixture(scope="module")
@@ -61,30 +64,9 @@ def proto(model, tmp_path_factory):
 
 
 def float_initializers(proto):
-    return [
-        initializer
-        for initializer in proto.graph.initializer
-        if numpy_helper.to_array(initializer).dtype == np.float32
-    ]
-
-
-ARRAYS = [
-    *(
-        f"{name}_l{layer}"
-        for layer in (0, 1)
-        for name in (
-            "weight_ih",
-            "weight_hh",
-            "bias",
-            "input_scale",
-            "hidden_scale",
-            "cell_scale",
-            "cell_shift",
-        )
-    ),
-    "head.weight",
-    "head.bias",
-]
+    """Names of the arrays; not of the states, which are zeros when left out, scaled or not."""
+    arrays = {entry.name: numpy_helper.to_array(entry) for entry in proto.graph.initializer}
+    return [name for name, a in arrays.items() if a.dtype == np.float32 and a.any()]
 
 
 def changed(proto, name, change):
@@ -96,16 +78,14 @@ def changed(proto, name, change):
     return copy
 
 
-def test_the_arrays_below_are_all_there_are(proto):
-    names = {initializer.name for initializer in float_initializers(proto)}
-    assert all(any(name.endswith(array) for name in names) for array in ARRAYS)
-    states = {"initial_h", "initial_c"}  # zeros: the defaults of optional inputs
-    assert len(names - states) == len(ARRAYS)
+NUMBER_OF_ARRAYS = 7 + 7 + 2  # two layers and the head
 
 
-@pytest.mark.parametrize("name", ARRAYS)
-def test_any_array_scaled_by_one_percent_fails(name, model, proto, tmp_path):
-    onnx.save(changed(proto, name, lambda a: a * np.float32(1.01)), tmp_path / "m.onnx")
+@pytest.mark.parametrize("index", range(NUMBER_OF_ARRAYS))
+def test_any_array_scaled_by_one_percent_fails(index, model, proto, tmp_path):
+    names = float_initializers(proto)
+    assert len(names) == NUMBER_OF_ARRAYS
+    onnx.save(changed(proto, names[index], lambda a: a * np.float32(1.01)), tmp_path / "m.onnx")
     assert not verify(model, tmp_path / "m.onnx").passed
 
 
@@ -176,22 +156,21 @@ def test_changes_of_the_graph_fail(line, replacement, model, proto, tmp_path):
 
 def test_other_weights_fail_and_the_hash_says_why(model, proto, tmp_path):
     onnx.save(proto, tmp_path / "m.onnx")
-    other = randomize(BNLSTMModel(BNLSTM(3, 8, 2, batch_first=True, max_length=6), 4), seed=1)
+    other = randomize(copy.deepcopy(model), seed=1)
     report = verify(other, tmp_path / "m.onnx")
     assert not report.passed
     assert report.metadata.checkpoint_sha256 != report.checkpoint_sha256
 
 
 def test_a_model_with_a_large_float32_error_of_its_own_passes(tmp_path):
-    """No fixed tolerance would do: here the training model itself is 1e-4 off in float32."""
+    """No fixed tolerance would do: here the training model itself is 1e-2 off in float32."""
     model = randomize(BNLSTM(1, 16, max_length=40))
     with torch.no_grad():
-        model.weight_hh_l0 *= 8
-        model.hidden_norm_l0.running_var *= 0.01
+        model.hidden_norm_l0.running_var *= 0.02
     export(model, tmp_path / "m.onnx")
     report = verify(model, tmp_path / "m.onnx")
     own = max(c.own_error for c in report.precision if c.value == "output")
-    assert own > 1e-4
+    assert own > 1e-3
     assert report.passed, (report.ratio, report.failures)
 
 
