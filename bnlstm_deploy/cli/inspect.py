@@ -112,7 +112,7 @@ def _health(norm: "StepwiseBatchNorm") -> dict[str, Any]:
     scale = np.abs(affine(mean, var, norm.eps, gamma=gamma).scale)
     step = int(scale.max(axis=1).argmax())
     return {
-        "untrained": f"{int((norm.num_batches_tracked == 0).sum())}/{len(scale)}",
+        "unseen": f"{int((norm.num_batches_tracked == 0).sum())}/{len(scale)}",
         "min var": f"{var.min():.1e}",
         "max var": f"{var.max():.1e}",
         "max scale": f"{scale.max():.3g}",

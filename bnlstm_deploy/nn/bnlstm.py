@@ -18,8 +18,8 @@ from bnlstm_deploy.nn.arguments import (
 from bnlstm_deploy.nn.cell import (
     PAPER_BETA,
     PATHS,
-    Norms,
     NormPath,
+    Norms,
     lstm_step,
     make_norms,
     ordered_paths,

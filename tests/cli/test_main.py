@@ -142,7 +142,7 @@ def test_inspect_shows_a_checkpoint_and_a_graph(folder):
     facts = json.loads(run(folder, "inspect", "ck", "--json").stdout)
     graph = json.loads(run(folder, "inspect", "m.onnx", "--json").stdout)
     assert facts["checkpoint"]["sha256"] == graph["file"]["checkpoint_sha256"]
-    assert facts["statistics"][0]["untrained"] == "5/5"
+    assert facts["statistics"][0]["unseen"] == "5/5"
     assert {value["name"] for value in graph["values"]} >= {"input", "lengths", "next_step"}
     assert "recurrent layers" in run(folder, "inspect", "m.onnx").stdout
 
