@@ -129,10 +129,15 @@ class Session:
 
         Raises:
             InputError: The arrays do not fit the graph.
+            RuntimeSessionError: ONNX Runtime fails on the graph.
         """
         check_feeds(feeds, self.inputs, self.state_inputs, self.metadata)
         names = [value.name for value in (*self.outputs, *self.state_outputs)]
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        try:
+            arrays = self._session.run(names, dict(feeds))
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise RuntimeSessionError(f"ONNX Runtime failed: {str(error).strip()}") from error
+        return dict(zip(names, arrays, strict=True))
 
     def _state_feeds(self, layers: RecurrentLayers, state: State) -> dict[str, Array]:
         if state.step is None or not layers.streams:

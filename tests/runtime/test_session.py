@@ -159,6 +159,15 @@ def test_a_file_of_another_exporter_is_a_clear_error(path, tmp_path):
         Session(tmp_path / "m.onnx")
 
 
+def test_a_graph_that_fails_at_run_time_is_a_clear_error(path, tmp_path):
+    proto = onnx.load(path)
+    (row,) = (node for node in proto.functions[0].node if node.output[0] == "row")
+    row.op_type = "Max"  # statistics past the last row
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(RuntimeSessionError, match=r"(?s)ONNX Runtime failed: .*out of data bounds"):
+        Session(tmp_path / "m.onnx")(X)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -125,32 +125,53 @@ def test_other_changes_fail(name, change, model, proto, tmp_path):
     assert report.failures
 
 
-def body_without(proto, line, replacement):
-    """Replace a node in the function's body, given by its output, by an Identity."""
+def all_nodes(nodes):
+    """Nodes, and those of the graphs inside them."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from all_nodes(attribute.g.node)
+
+
+def with_identity(proto, output, replacement):
+    """Make the nodes that compute `output` in the function's body copy `replacement` instead."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    nodes = list(copy.functions[0].node)
-    nodes += next(a.g for n in nodes for a in n.attribute if a.name == "body").node
-    (node,) = (node for node in nodes if node.output[0] == line)
-    node.op_type = "Identity"
-    del node.input[:]
-    node.input.append(replacement)
+    nodes = [node for node in all_nodes(copy.functions[0].node) if node.output[0] == output]
+    assert nodes
+    for node in nodes:
+        node.op_type = "Identity"
+        del node.attribute[:], node.input[:]
+        node.input.append(replacement)
     return copy
 
 
 @pytest.mark.parametrize(
-    ("line", "replacement"),
+    ("output", "replacement"),
     [
-        ("c_new", "c_t"),  # c not held past a stream's length
-        ("y", "h_new"),  # output not 0 past a stream's length
         ("step", "t"),  # start step ignored
         ("cell", "cell_scaled"),  # shift of the cell's affine missing
-        ("Y_h", "h_last"),  # final h of the last timestep instead of the last valid one
-        ("Y_h", "h_end"),  # initial h of empty streams lost
+        ("Y_h_ragged", "h_last"),  # final h of the last timestep, not of the last valid one
+        ("Y_h_ragged", "h_end"),  # initial h of empty streams lost
     ],
 )
-def test_changes_of_the_graph_fail(line, replacement, model, proto, tmp_path):
-    onnx.save(body_without(proto, line, replacement), tmp_path / "m.onnx")
+def test_changes_of_the_graph_fail(output, replacement, model, proto, tmp_path):
+    onnx.save(with_identity(proto, output, replacement), tmp_path / "m.onnx")
+    assert not verify(model, tmp_path / "m.onnx").passed
+
+
+@pytest.mark.parametrize("lost", ["c_new", "y"])
+def test_a_mask_that_is_lost_fails(lost, model, proto, tmp_path):
+    """c not held past a stream's length, or output not 0 there."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    (mask,) = (
+        node
+        for node in all_nodes(copy.functions[0].node)
+        if node.op_type == "Where" and node.output[0] == lost
+    )
+    mask.input[2] = mask.input[1]
+    onnx.save(copy, tmp_path / "m.onnx")
     assert not verify(model, tmp_path / "m.onnx").passed
 
 
