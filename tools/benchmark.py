@@ -19,18 +19,15 @@ process (`ru_maxrss`), the parts of libraries that are first touched then includ
 process of its own, forked from a server that has imported the libraries and done nothing else: one
 started by the measuring process would inherit its peak.
 
-The first export also loads torch's exporter. Torch runs on the CPU whatever the provider.
+Export times include drawing the weights, and the first one loading torch's exporter. Torch runs on
+the CPU whatever the provider.
 """
 
 import json
-import multiprocessing
 import os
 import platform
-import resource
-import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -46,7 +43,8 @@ from rich.table import Table
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.runtime.providers import resolve
-from tools.peers import LOADERS, WRITERS, Array, Run, Setup, Size, compare, random_input
+from tools import peers
+from tools.peers import Array, Run, Setup, Size
 
 SIZES = ["1,784,1,100", "32,784,1,100", "1,100,64,256", "32,100,50,512", "1,100,50,1000"]
 THREADS = [1, 2]
@@ -55,8 +53,6 @@ PAUSE = 0.02  # seconds
 TOLERANCE = 1e-5
 """Largest difference of equal functions in float32, whose values are between -1 and 1."""
 
-MEGABYTE = 1e6
-MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 FIGURES = ("ms", "quartiles", "us/step", "ratio", "peak MB", "load ms", "export s", "file MB")
 TABLE_WIDTH = 120  # a narrower one would abbreviate the figures
 
@@ -106,8 +102,9 @@ def benchmark(
         resolve((provider,))
     except (InputError, RuntimeSessionError) as error:
         fail(str(error), code=2)
-    if min(threads) < 1:
-        fail(f"--threads is {min(threads)}; pass at least 1", code=2)
+    for option, value, least in (("--threads", min(threads), 1), ("--seed", seed, 0)):
+        if value < least:
+            fail(f"{option} is {value}; pass at least {least}", code=2)
     if json_path is not None and not json_path.parent.is_dir():
         fail(f"--json: the folder {json_path.parent} does not exist; create it first", code=2)
 
@@ -156,7 +153,7 @@ def fail(message: str, code: int) -> NoReturn:
 def write_files(size: Size, seed: int, folder: Path) -> dict[str, float]:
     """Write the ONNX files of one size and return the seconds that each took."""
     seconds = {}
-    for peer, write in WRITERS.items():
+    for peer, write in peers.WRITERS.items():
         start = time.perf_counter()
         write(size, seed, folder / f"{peer}.onnx")
         seconds[peer] = time.perf_counter() - start
@@ -165,15 +162,16 @@ def write_files(size: Size, seed: int, folder: Path) -> dict[str, float]:
 
 def measure(setup: Setup, export_s: dict[str, float], seconds: float) -> Case:
     """Measure all peers at one size and number of threads."""
-    memory = {peer: peak_memory(peer, setup) for peer in LOADERS}
+    memory = {peer: peers.peak_memory(peer, setup) for peer in peers.LOADERS}
+    file_mb = {peer: setup.file(peer).stat().st_size / peers.MEGABYTE for peer in export_s}
     runs: dict[str, Run] = {}
     load_ms: dict[str, float] = {}
-    for peer, load in LOADERS.items():
+    for peer, load in peers.LOADERS.items():
         start = time.perf_counter()
         runs[peer] = load(setup)
         load_ms[peer] = (time.perf_counter() - start) * 1e3
-    x = random_input(setup)
-    differences = compare(runs, x)
+    x = peers.random_input(setup)
+    differences = peers.compare(runs, x)
     for pair, difference in differences.items():
         if not difference <= TOLERANCE:
             fail(f"{setup.size}: the outputs differ, {pair}: {difference:.1e}", code=1)
@@ -192,7 +190,7 @@ def measure(setup: Setup, export_s: dict[str, float], seconds: float) -> Case:
                 peak_memory_mb=memory[peer],
                 load_ms=load_ms[peer] if peer in export_s else None,
                 export_s=export_s.get(peer),
-                file_mb=setup.file(peer).stat().st_size / MEGABYTE if peer in export_s else None,
+                file_mb=file_mb.get(peer),
             )
         )
     return Case(setup.size, setup.threads, len(times["deployed"]), differences, results)
@@ -210,24 +208,6 @@ def interleave(runs: dict[str, Run], x: Array, seconds: float) -> dict[str, list
             run(x)
             times[peer].append((time.perf_counter() - start) * 1e3)
     return times
-
-
-def peak_memory(peer: str, setup: Setup) -> float:
-    """Return what a peer adds to the peak memory of a process of its own, in megabytes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tools.peers"])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(added_memory, peer, setup).result()
-
-
-def added_memory(peer: str, setup: Setup) -> float:
-    """Load and run a peer, and return what that added to this process's peak, in megabytes."""
-    x = random_input(setup)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = LOADERS[peer](setup)
-    for _ in range(2):
-        run(x)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * MAXRSS_UNIT / MEGABYTE
 
 
 def environment() -> dict[str, str | int | None]:

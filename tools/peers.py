@@ -1,6 +1,10 @@
 """The implementations that the benchmark compares, each loaded by one function."""
 
+import multiprocessing
+import resource
+import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +23,8 @@ from bnlstm_deploy.runtime.providers import resolve
 from tools.unfolded import export_unfolded
 
 OPSET = 20
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
+MEGABYTE = 1e6
 
 Array = NDArray[np.float32]
 Run = Callable[[Array], Array]
@@ -198,3 +204,21 @@ def compare(runs: dict[str, Run], x: Array) -> dict[str, float]:
     """Return the largest absolute difference between the outputs of each pair in EQUALS."""
     outputs = {peer: run(x) for peer, run in runs.items()}
     return {f"{a} - {b}": float(np.abs(outputs[a] - outputs[b]).max()) for a, b in EQUALS}
+
+
+def peak_memory(peer: str, setup: Setup) -> float:
+    """Return what a peer adds to the peak memory of a process of its own, in megabytes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tools.peers"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(added_memory, peer, setup).result()
+
+
+def added_memory(peer: str, setup: Setup) -> float:
+    """Load and run a peer, and return what that added to this process's peak, in megabytes."""
+    x = random_input(setup)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = LOADERS[peer](setup)
+    for _ in range(2):
+        run(x)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * MAXRSS_UNIT / MEGABYTE

@@ -100,6 +100,13 @@ def show(console: Console, report: "Report") -> None:
         f"Algebra: fold in float64 off by {report.algebra_error:.1e} relative. "
         f"{len({c.case for c in report.precision})} cases."
     )
+    chaotic = sorted({c.time for c in report.precision if report.chaotic(c)})
+    if chaotic:
+        console.print(
+            f"[yellow]At T = {', '.join(map(str, chaotic))} the training model's own float32 "
+            "output is noise, off by more than 1 %: it amplifies rounding exponentially. Float64 "
+            "is not judged there.[/yellow]"
+        )
     if report.metadata.checkpoint_sha256 != report.checkpoint_sha256:
         console.print(
             "[yellow]The file was exported from other weights than this checkpoint holds "

@@ -18,7 +18,7 @@ from bnlstm_deploy.runtime.inputs import Array, Value
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verify.cases import Case, Sample, default_sample, make_cases, make_given
 from bnlstm_deploy.verify.noise import NoisyActivations
-from bnlstm_deploy.verify.report import Comparison, Report, compare
+from bnlstm_deploy.verify.report import Comparison, Report, Stage, compare
 
 TIME = "time"
 """The name of the time axis in graphs."""
@@ -93,8 +93,9 @@ def verify(
             actual = run_chunks(session.run, session, case, _convert(feeds, session))
         else:
             actual = session.run(_convert(feeds, session))
-            algebra += _compare(case, folded.run(feeds), rounded, noisy, expected)
-        precision += _compare(case, actual, rounded, noisy, expected)
+            exact = folded.run(feeds)
+            algebra += _compare("algebra", case, exact, rounded, noisy, expected)
+        precision += _compare("precision", case, actual, rounded, noisy, expected)
     if progress is not None:
         progress(len(cases), len(cases))
     return Report(
@@ -206,6 +207,7 @@ def _convert(feeds: Mapping[str, Array], session: Session) -> dict[str, Array]:
 
 
 def _compare(
+    stage: Stage,
     case: Case,
     checked: dict[str, Array],
     own: dict[str, Array],
@@ -213,7 +215,9 @@ def _compare(
     truth: dict[str, Array],
 ) -> list[Comparison]:
     return [
-        compare(str(case), case.time, name, checked[name], own[name], noisy[name], truth[name])
+        compare(
+            stage, str(case), case.time, name, checked[name], own[name], noisy[name], truth[name]
+        )
         for name in truth
     ]
 

@@ -1,8 +1,9 @@
 """What a check found, and how it is judged."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +16,25 @@ ALGEBRA_LIMIT = 1e-10
 FLOOR_ULPS = 8
 """Float32 errors below this many ULP of the largest true magnitude always pass."""
 
+CHAOS = 1e-2
+"""A yardstick above this part of the largest true magnitude: the outputs are noise in float32.
+
+Some models amplify rounding exponentially over time. Once it fills the output, how far float64 has
+come apart cannot be told any more, and the comparison is left to the shorter cases.
+"""
+
+Stage = Literal["algebra", "precision"]
+
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
+FLOAT64_EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The error of one output in one case, against the float64 training model."""
 
+    stage: Stage
+    """What is checked: the fold in float64, or the exported graph."""
     case: str
     """What was run: timesteps, streams and conditions."""
     time: int
@@ -72,7 +85,8 @@ class Report:
     @property
     def algebra_error(self) -> float:
         """The largest error of the fold in float64, relative to the largest true magnitude."""
-        return _largest(c.error / c.magnitude for c in self.algebra if c.magnitude > 0)
+        judged = [c for c in self.algebra if c.magnitude > 0 and not self.chaotic(c)]
+        return _largest(c.error / c.magnitude for c in judged)
 
     @property
     def ratio(self) -> float:
@@ -83,20 +97,33 @@ class Report:
             worst[c.value] = (_largest((error, c.error)), max(own, c.own_error))
         return _largest(error / own for error, own in worst.values() if own > 0)
 
+    def yardstick(self, comparison: Comparison) -> float:
+        """Return the error that rounding to float32 makes in cases like this one.
+
+        It is the training model's own error, or that of inexact activation functions where it is
+        larger; of either the largest in all cases of that many timesteps, since that of a single
+        short case is luck.
+        """
+        alike = [c for c in self.precision if c.kind == comparison.kind]
+        return max(max(c.own_error, c.activation_error) for c in alike)
+
+    def chaotic(self, comparison: Comparison) -> bool:
+        """Whether the training model's own float32 output is noise in cases like this one."""
+        return self.yardstick(comparison) > CHAOS * comparison.magnitude
+
     def budget(self, comparison: Comparison) -> float:
         """Return the largest error that passes.
 
-        A float64 graph is held to the algebra's limit. For a float32 graph the yardstick is the
-        training model's own error, or that of inexact activation functions where it is larger; of
-        either the largest in all cases of that many timesteps, since that of a single short case
-        is luck. To `ratio_limit` times that comes a floor of a few ULP.
+        A float32 graph may be off by `ratio_limit` yardsticks and a floor of a few ULP. The fold
+        and a float64 graph may be off by the algebra's limit, and by as much more as the yardstick
+        shows that rounding is amplified; in chaotic cases by anything.
         """
-        if comparison in self.algebra or self.metadata.dtype == "float64":
-            return ALGEBRA_LIMIT * comparison.magnitude
-        floor = FLOOR_ULPS * FLOAT32_EPS * comparison.magnitude
-        alike = [c for c in self.precision if c.kind == comparison.kind]
-        yardstick = max(max(c.own_error, c.activation_error) for c in alike)
-        return self.ratio_limit * yardstick + floor
+        yardstick = self.ratio_limit * self.yardstick(comparison)
+        if comparison.stage == "precision" and self.metadata.dtype == "float32":
+            return yardstick + FLOOR_ULPS * FLOAT32_EPS * comparison.magnitude
+        if self.chaotic(comparison):
+            return math.inf
+        return ALGEBRA_LIMIT * comparison.magnitude + yardstick * FLOAT64_EPS / FLOAT32_EPS
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold."""
@@ -109,12 +136,18 @@ class Report:
             "seed": self.seed,
             "checkpoint_sha256": self.checkpoint_sha256,
             "metadata": asdict(self.metadata),
-            "algebra": [asdict(c) | {"budget": self.budget(c)} for c in self.algebra],
-            "precision": [asdict(c) | {"budget": self.budget(c)} for c in self.precision],
+            "chaotic_timesteps": sorted({c.time for c in self.precision if self.chaotic(c)}),
+            "algebra": [self._row(c) for c in self.algebra],
+            "precision": [self._row(c) for c in self.precision],
         }
+
+    def _row(self, comparison: Comparison) -> dict[str, Any]:
+        budget = self.budget(comparison)
+        return asdict(comparison) | {"budget": budget if math.isfinite(budget) else None}
 
 
 def compare(
+    stage: Stage,
     case: str,
     time: int,
     value: str,
@@ -126,6 +159,7 @@ def compare(
     """Measure one output; all arrays have one shape."""
     exact = truth.astype(np.float64)
     return Comparison(
+        stage=stage,
         case=case,
         time=time,
         value=value,

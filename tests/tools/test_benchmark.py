@@ -5,7 +5,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tools import benchmark
+from tools import benchmark, peers
 from tools.peers import LOADERS, WRITERS, Setup, Size
 
 
@@ -43,8 +43,8 @@ def test_writes_the_figures_of_every_peer(tmp_path):
 def test_stops_if_peers_that_should_be_equal_differ(monkeypatch, tmp_path, capsys):
     loaders = {peer: lambda setup: lambda x: x for peer in LOADERS}
     loaders["deployed"] = lambda setup: lambda x: x + 1
-    monkeypatch.setattr(benchmark, "LOADERS", loaders)
-    monkeypatch.setattr(benchmark, "peak_memory", lambda peer, setup: 1.0)
+    monkeypatch.setattr(peers, "LOADERS", loaders)
+    monkeypatch.setattr(peers, "peak_memory", lambda peer, setup: 1.0)
     setup = Setup(Size(2, 5, 3, 4), seed=0, threads=1, provider="cpu", folder=tmp_path)
     with pytest.raises(typer.Exit) as stopped:
         benchmark.measure(setup, export_s={}, seconds=0)
@@ -59,6 +59,7 @@ def test_stops_if_peers_that_should_be_equal_differ(monkeypatch, tmp_path, capsy
         (("--size", "1,2,3,x"), "--size is '1,2,3,x'; pass N,T,D,H"),
         (("--size", "1,2,3,0"), "--size is '1,2,3,0'; pass N,T,D,H"),
         (("--threads", "0"), "--threads is 0; pass at least 1"),
+        (("--seed", "-1"), "--seed is -1; pass at least 0"),
         (("--provider", "abacus"), "'abacus' is not part of the onnxruntime installed"),
         (("--json", "missing/benchmark.json"), "the folder missing does not exist"),
     ],

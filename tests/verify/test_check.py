@@ -195,6 +195,23 @@ def test_a_model_with_a_large_float32_error_of_its_own_passes(tmp_path):
     assert report.passed, (report.ratio, report.failures)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_chaotic_model_is_judged_where_it_can_be(dtype, tmp_path):
+    """Float32 rounding fills the outputs, and float64 rounding is amplified as much."""
+    model = randomize(BNLSTM(1, 16, max_length=40))
+    with torch.no_grad():
+        model.weight_hh_l0 *= 3
+        model.hidden_norm_l0.running_var *= 0.05
+    export(model, tmp_path / "m.onnx", dtype=dtype)
+    report = verify(model, tmp_path / "m.onnx")
+    assert report.passed, report.failures
+    assert report.algebra_error <= 1e-10
+    assert report.to_dict()["chaotic_timesteps"] == [39, 40, 41, 120]
+    proto = changed(onnx.load(tmp_path / "m.onnx"), "bias_l0", change_step_0)
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert not verify(model, tmp_path / "m.onnx").passed  # the case T = 1 sees it
+
+
 def test_a_report_is_json_and_repeats_with_its_seed(model, proto, tmp_path):
     onnx.save(proto, tmp_path / "m.onnx")
     steps = []

@@ -1,0 +1,60 @@
+"""Every snippet of the README and the docs, run in order in a folder of its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
+SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+RUN_BY_CI = ("make demo\n", "make test\n")
+"""Snippets that .ci/run runs: they make the environment that these tests run in."""
+
+
+def snippets(page):
+    return [
+        (language, code)
+        for language, code in SNIPPET.findall((ROOT / page).read_text())
+        if code not in RUN_BY_CI
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_snippets_run_as_printed(page, tmp_path):
+    for folder in ("models", "tools"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    python = "".join(code for language, code in snippets(page) if language == "python")
+    shell = [code for language, code in snippets(page) if language == "bash"]
+    commands = [["bash", "-euo", "pipefail", "-c", code] for code in shell]
+    commands += [[sys.executable, "-c", python]] if python else []
+    for command in commands:
+        result = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_all_languages_are_run():
+    languages = {
+        language for page in PAGES for language, _ in SNIPPET.findall((ROOT / page).read_text())
+    }
+    assert languages <= {"bash", "python"}
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+            assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"

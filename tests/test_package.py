@@ -1,0 +1,76 @@
+"""The package's public surface, and the directions of its imports."""
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import bnlstm_deploy
+from bnlstm_deploy.errors import BnlstmError
+from bnlstm_deploy.version import __version__
+
+ROOMS = ("checkpoint", "nn", "fold", "export", "runtime", "verify", "cli")
+
+
+def test_every_public_name_is_there():
+    for name in bnlstm_deploy.__all__:
+        assert getattr(bnlstm_deploy, name) is not None
+    assert bnlstm_deploy.__version__ == __version__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        bnlstm_deploy.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("room", ROOMS[:-1])
+def test_every_room_lists_what_it_has(room):
+    module = importlib.import_module(f"bnlstm_deploy.{room}")
+    assert sorted(module.__all__) == list(module.__all__)
+    for name in module.__all__:
+        assert hasattr(module, name)
+
+
+def test_all_errors_are_one_tree():
+    errors = importlib.import_module("bnlstm_deploy.errors")
+    for name in errors.__all__:
+        assert issubclass(getattr(errors, name), BnlstmError)
+
+
+MAY_IMPORT = {
+    "nn": set(),
+    "checkpoint": {"nn"},
+    "fold": {"nn"},
+    "export": {"nn", "fold", "checkpoint"},
+    "runtime": set(),
+    "verify": {"nn", "fold", "checkpoint", "export", "runtime"},
+    "cli": {*ROOMS},
+}
+"""The arrows of the architecture: what each room may import from."""
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_follow_the_arrows(room):
+    folder = Path(bnlstm_deploy.__path__[0]) / room
+    for path in folder.rglob("*.py"):
+        for module in imports(path):
+            parts = module.split(".")
+            if parts[0] == "bnlstm_deploy" and len(parts) > 1 and parts[1] in ROOMS:
+                assert parts[1] in MAY_IMPORT[room] | {room}, f"{path.name} imports {module}"
+            if room == "runtime":
+                assert parts[0] not in ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
+
+
+def test_modules_fit_on_a_few_screens():
+    for info in pkgutil.walk_packages(bnlstm_deploy.__path__, "bnlstm_deploy."):
+        spec = importlib.util.find_spec(info.name)
+        assert spec is not None
+        assert spec.origin is not None
+        assert len(Path(spec.origin).read_text().splitlines()) <= 300, info.name
