@@ -6,13 +6,25 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from bnlstm_deploy.errors import InputError
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on error."""
-    descriptor, name = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-    )
+    """Yield a temporary path beside `path`; rename it to `path` on success, remove it on error.
+
+    Raises:
+        InputError: The folder does not exist, or cannot be written to.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); choose a folder that exists and may be "
+            "written to"
+        ) from error
     os.close(descriptor)
     temporary = Path(name)
     try:

@@ -5,8 +5,6 @@ at once and the statistics rows are gathered before the Scan, but the normalizat
 in training, with their subtractions, square roots and divisions at every timestep.
 """
 
-import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from torch._higher_order_ops import scan
 from torch.nn import functional as F
 
 from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.export.model import quiet_exporter
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
 
 OPSET = 20
@@ -116,23 +115,16 @@ def export_unfolded(model: BNLSTM, path: Path) -> None:
         InputError: The model has several layers or directions.
     """
     example = model.weight_ih_l0.new_zeros(3, 2, model.input_size)
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns that there is no torchvision
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # torch's deprecations, which torch itself runs into
-            program = torch.onnx.export(
-                UnfoldedBNLSTM(model),
-                (example,),
-                dynamo=True,
-                dynamic_shapes=({0: "time", 1: "batch"},),
-                input_names=["input"],
-                output_names=["output"],
-                opset_version=OPSET,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
+    with quiet_exporter(), torch.no_grad():
+        program = torch.onnx.export(
+            UnfoldedBNLSTM(model),
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: "time", 1: "batch"},),
+            input_names=["input"],
+            output_names=["output"],
+            opset_version=OPSET,
+            verbose=False,
+        )
     assert program is not None
     program.save(path)

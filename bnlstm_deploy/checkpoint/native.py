@@ -84,8 +84,8 @@ def load_checkpoint(path: str | Path, *, config: str | Path | None = None) -> BN
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; pass a checkpoint folder or a state dict")
     weights = path / WEIGHTS if path.is_dir() else path
-    model = _build(Path(config) if config is not None else weights.parent / CONFIG)
     tensors = read_tensors(weights)
+    model = _build(Path(config) if config is not None else weights.parent / CONFIG)
     _check_tensors(weights, tensors, model)
     dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
     if dtypes not in ({torch.float32}, {torch.float64}):

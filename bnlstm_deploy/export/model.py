@@ -180,7 +180,7 @@ def _trace(
         ExportError: It fails, or an axis that must be dynamic came out fixed.
     """
     try:
-        with _quiet(), torch.no_grad():
+        with quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 tuple(i.example for i in inputs),
@@ -200,7 +200,7 @@ def _trace(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Keep the exporter's remarks on itself (its own deprecations, no torchvision) from users."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level

@@ -1,0 +1,33 @@
+"""Files that appear whole or not at all."""
+
+import stat
+
+import pytest
+
+from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.errors import InputError
+
+
+def test_success_replaces_and_failure_leaves_everything(tmp_path):
+    path = tmp_path / "file.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half of the sec")
+        raise KeyboardInterrupt
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_are_those_of_an_ordinary_file(tmp_path):
+    (tmp_path / "ordinary").touch()
+    with replacing(tmp_path / "file") as temporary:
+        temporary.write_text("text")
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"), replacing(tmp_path / "no" / "file"):
+        pass
