@@ -8,14 +8,19 @@ from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.errors import InputError
 
 
+def interrupted(path):
+    with replacing(path) as temporary:
+        temporary.write_text("half of the sec")
+        raise KeyboardInterrupt
+
+
 def test_success_replaces_and_failure_leaves_everything(tmp_path):
     path = tmp_path / "file.txt"
     with replacing(path) as temporary:
         temporary.write_text("first")
         assert not path.exists()
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
-        temporary.write_text("half of the sec")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(path)
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
 
