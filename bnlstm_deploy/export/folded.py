@@ -51,7 +51,16 @@ class FoldedBNLSTM(nn.Module):
         lengths: Tensor | None = None,
         step: int | Tensor = 0,
     ) -> tuple[Tensor, State]:
-        """Compute what `BNLSTM.forward` computes; arguments and results are the same."""
+        """Compute what `BNLSTM.forward` computes; arguments and results are the same.
+
+        Raises:
+            ExportError: A single stream without a batch axis, or a constant step in an export.
+        """
+        if input.ndim != 3:
+            raise ExportError(
+                f"the model calls its BNLSTM with an input of {input.ndim} axes; for export it "
+                "must have a batch axis, (N, T, D) or (T, N, D)"
+            )
         x = input.transpose(0, 1) if self.batch_first else input
         run = self._emit if torch.onnx.is_in_onnx_export() else self._run
         y, state = run(x, state, lengths, step)
@@ -84,7 +93,9 @@ class FoldedBNLSTM(nn.Module):
         if state is None:
             rows = (len(self.suffixes), 1, self.folded.hidden_size)
             state = (x.new_zeros(rows), x.new_zeros(rows))
-        ends = None if lengths is None else op.clip_lengths(lengths, x)
+        ends = None  # reversal needs one length for each stream, also where the graph's is (1,)
+        if lengths is not None and self.num_directions == 2:
+            ends = op.clip_lengths(lengths, x)
         finals: list[State] = []
         outputs: list[Tensor] = []
         for row, suffix in enumerate(self.suffixes):

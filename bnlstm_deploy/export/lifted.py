@@ -150,7 +150,7 @@ def recurrent_layers(model: nn.Module) -> tuple[RecurrentLayers, ...]:
             hidden_size=module.hidden_size,
             num_layers=module.num_layers,
             num_directions=module.num_directions,
-            steps=module.max_length,
+            steps=module.max_length if module.normalize else 1,
             normalize=module.normalize,
         )
         for name, module in modules.items()

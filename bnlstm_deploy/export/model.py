@@ -101,7 +101,7 @@ def export(
         raise ExportError(f"opset is {opset}; pass {OPSETS.start} to {OPSETS.stop - 1}")
     layers = recurrent_layers(model)
     examples = tuple(
-        x.to(dtype) if x.is_floating_point() else x
+        x.to("cpu", dtype) if x.is_floating_point() else x.cpu()
         for x in (_example_inputs(model) if inputs is None else inputs)
     )
     lifted = Lifted(fold_layers(model, dtype), layers)
@@ -130,14 +130,14 @@ def export(
 
 
 def fold_layers(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of `model` in evaluation and in `dtype`, every BNLSTM a FoldedBNLSTM.
+    """Return a copy of `model` on the CPU, in evaluation, every BNLSTM a FoldedBNLSTM.
 
     Raises:
         FoldError: Statistics or weights cannot be folded.
     """
     if isinstance(model, BNLSTM):
         return FoldedBNLSTM(model, dtype).eval()
-    folded = copy.deepcopy(model).eval().to(dtype)
+    folded = copy.deepcopy(model).eval().to("cpu", dtype)
     for name, module in model.named_modules():
         if isinstance(module, BNLSTM):
             folded.set_submodule(name, FoldedBNLSTM(module, dtype).eval())

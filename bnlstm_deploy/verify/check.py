@@ -79,7 +79,7 @@ def verify(
     for done, case in enumerate(cases):
         if progress is not None:
             progress(done, len(cases))
-        inputs = [tensor.numpy() for tensor in sample(generator, case.batch, case.time)]
+        inputs = [tensor.numpy(force=True) for tensor in sample(generator, case.batch, case.time)]
         feeds = {v.name: array for v, array in zip(session.inputs, inputs, strict=True)}
         given = make_given(case, layers, generator)
         feeds |= {v.name: given[v.name] for v in session.state_inputs if v.name in given}
@@ -112,7 +112,7 @@ class TorchModel:
     """A torch model that is run like a `Session`: arrays by the graph's names.
 
     Args:
-        model: The model, changed in place: put into evaluation and converted to `dtype`.
+        model: The model, changed in place: put into evaluation, on the CPU and into `dtype`.
         layers: Its recurrent layers.
         session: The graph, for its names.
         dtype: In which to compute.
@@ -125,7 +125,7 @@ class TorchModel:
         session: Session,
         dtype: torch.dtype,
     ) -> None:
-        self.lifted = Lifted(model.eval().to(dtype), layers)
+        self.lifted = Lifted(model.eval().to("cpu", dtype), layers)
         self.dtype = dtype
         self.inputs = [value.name for value in session.inputs]
         self.outputs = [value.name for value in session.outputs]

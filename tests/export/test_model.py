@@ -244,6 +244,15 @@ class Late(nn.Module):
         return self.rnn(x, step=3)[0]
 
 
+class Single(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = BNLSTM(3, 3, max_length=4)
+
+    def forward(self, x):
+        return self.rnn(x[:, 0])[0]
+
+
 class Text(nn.Module):
     def __init__(self):
         super().__init__()
@@ -264,6 +273,7 @@ X = torch.randn(3, 2, 3)
         (Twice(), {"inputs": (X,)}, "more than once"),
         (Fixed(), {"inputs": (X,)}, "torch cannot export|came out fixed"),
         (Late(), {"inputs": (X,)}, "step=3, a constant"),
+        (Single(), {"inputs": (X,)}, "must have a batch axis"),
         (Text(), {"inputs": (X,)}, "returns a str"),
         (BNLSTM(3, 3, max_length=4), {"opset": 17}, "opset is 17; pass 18 to 23"),
         (BNLSTM(3, 3, max_length=4), {"dtype": torch.float16}, "torch.float16"),
