@@ -1,4 +1,4 @@
-"""The whole path against checkpoints that public third-party code trained, with their recorded outputs.
+"""The whole path against recorded checkpoints that public third-party code trained.
 
 The facts about the sources are written out here: gate order, weight layout [in, 4H], which
 normalizations have gamma and beta, learned initial states.
