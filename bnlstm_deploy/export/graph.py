@@ -13,6 +13,9 @@ from bnlstm_deploy.export.op import DOMAIN, NAME, VERSION, Inputs
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.version import __version__
 
+WRAPPER = "lifted.model."
+"""Path of the user's model inside the module that is traced; their names go without it."""
+
 
 def finish(
     model: ir.Model, metadata: Metadata, defaults: Mapping[str, NDArray[np.generic]]
@@ -32,6 +35,8 @@ def finish(
     model.producer_version = __version__
     model.graph.name = "bnlstm"
     model.metadata_props.update(metadata.to_properties())
+    for value in list(model.graph.initializers.values()):
+        value.name = str(value.name).removeprefix(WRAPPER)
     for node in model.graph:
         if (node.domain, node.op_type) == (DOMAIN, NAME):
             _attach_function(model, node)

@@ -102,6 +102,8 @@ def test_a_model_of_ones_own(tmp_path):
     tokens, weight = torch.randint(0, 11, (2, 3)), torch.rand(2)
     metadata = export(model, tmp_path / "m.onnx", (tokens, weight), output_names=("scores", "mean"))
     assert [entry.name for entry in metadata.layers] == ["lower", "upper"]
+    names = {entry.name for entry in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    assert {"embed.weight", "lower.weight_hh_l0", "upper.bias_l0_reverse"} <= names
     session = Session(tmp_path / "m.onnx")
     assert [value.name for value in session.inputs] == ["tokens", "weight"]
     tokens, weight = torch.randint(0, 11, (5, 9)), torch.rand(5)
