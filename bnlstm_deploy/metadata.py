@@ -12,6 +12,9 @@ from bnlstm_deploy.version import __version__
 
 FORMAT_VERSION = 1
 
+CARRIED = {"initial_h": "h_n", "initial_c": "c_n", "start_step": "next_step"}
+"""The graph inputs that take a state in, and the outputs that give it out for the next chunk."""
+
 
 @dataclass(frozen=True)
 class RecurrentLayers:

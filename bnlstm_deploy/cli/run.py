@@ -12,9 +12,7 @@ from rich.console import Console
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.cli.options import Force, Model, Providers, Threads, split
 from bnlstm_deploy.errors import InputError
-
-STATE = {"h_n": "initial_h", "c_n": "initial_c", "next_step": "start_step"}
-"""Outputs of one run that are inputs of the next."""
+from bnlstm_deploy.metadata import CARRIED
 
 
 def run(
@@ -80,9 +78,10 @@ def _read(path: Path, only: str) -> dict[str, NDArray[np.generic]]:
 
 def _continued(results: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
     """Return the state inputs that the outputs of the run before give."""
+    inputs = {out: into for into, out in CARRIED.items()}
     feeds = {}
     for name, array in results.items():
         prefix, dot, kind = name.rpartition(".")
-        if kind in STATE:
-            feeds[f"{prefix}{dot}{STATE[kind]}"] = array
+        if kind in inputs:
+            feeds[f"{prefix}{dot}{inputs[kind]}"] = array
     return feeds

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
-from bnlstm_deploy.metadata import Metadata, RecurrentLayers
+from bnlstm_deploy.metadata import CARRIED, Metadata, RecurrentLayers
 from bnlstm_deploy.runtime.inputs import DTYPES, Array, Value, check_feeds
 from bnlstm_deploy.runtime.providers import Provider, check_active, resolve
 from bnlstm_deploy.runtime.state import State
@@ -77,9 +77,7 @@ class Session:
         self.inputs = _values(self._session.get_inputs())
         self.state_inputs = _values(self._session.get_overridable_initializers())
         state_names = {
-            entry.value_name(kind)
-            for entry in self.metadata.layers
-            for kind in ("h_n", "c_n", "next_step")
+            entry.value_name(kind) for entry in self.metadata.layers for kind in CARRIED.values()
         }
         outputs = _values(self._session.get_outputs())
         self.outputs = tuple(value for value in outputs if value.name not in state_names)

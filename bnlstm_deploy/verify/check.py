@@ -6,25 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.errors import VerificationError
-from bnlstm_deploy.export.lifted import Lifted, recurrent_layers
+from bnlstm_deploy.export.lifted import recurrent_layers
 from bnlstm_deploy.export.model import fold_layers
 from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.inputs import Array, Value
+from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verify.cases import Case, Sample, default_sample, make_cases, make_given
 from bnlstm_deploy.verify.noise import NoisyActivations
 from bnlstm_deploy.verify.report import Comparison, Report, Stage, compare
-
-TIME = "time"
-"""The name of the time axis in graphs."""
-
-STATE = {"initial_h": "h_n", "initial_c": "c_n", "start_step": "next_step"}
-"""The inputs that carry a state into a graph, and the outputs that carry it out."""
+from bnlstm_deploy.verify.run import TorchModel, run_chunks
 
 
 def verify(
@@ -108,82 +103,6 @@ def verify(
     )
 
 
-class TorchModel:
-    """A torch model that is run like a `Session`: arrays by the graph's names.
-
-    Args:
-        model: The model, changed in place: put into evaluation, on the CPU and into `dtype`.
-        layers: Its recurrent layers.
-        session: The graph, for its names.
-        dtype: In which to compute.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[RecurrentLayers],
-        session: Session,
-        dtype: torch.dtype,
-    ) -> None:
-        self.lifted = Lifted(model.eval().to("cpu", dtype), layers)
-        self.dtype = dtype
-        self.inputs = [value.name for value in session.inputs]
-        self.outputs = [value.name for value in session.outputs]
-        self.state_outputs = [value.name for value in session.state_outputs]
-        self.start_steps = [
-            value.name for value in session.state_inputs if value.name.endswith("start_step")
-        ]
-
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the model: arrays by input name to arrays by output name."""
-        tensors = {name: self._tensor(array) for name, array in feeds.items()}
-        for name in self.start_steps:  # without one, Lifted leaves no next step behind
-            tensors.setdefault(name, torch.zeros((), dtype=torch.int64))
-        with torch.inference_mode():
-            outputs, left = self.lifted(tuple(tensors[name] for name in self.inputs), tensors)
-        results = dict(zip(self.outputs, outputs, strict=True))
-        results |= {name: left[name] for name in self.state_outputs}
-        return {name: tensor.numpy() for name, tensor in results.items()}
-
-    def _tensor(self, array: Array) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-
-
-def run_chunks(
-    run: Callable[[Mapping[str, Array]], dict[str, Array]],
-    session: Session,
-    case: Case,
-    feeds: Mapping[str, Array],
-) -> dict[str, Array]:
-    """Run in the case's chunks, carry the states, and join the outputs over time.
-
-    Outputs without a time axis are those of the last chunk.
-    """
-    pieces: list[dict[str, Array]] = []
-    state: dict[str, Array] = {}
-    start = 0
-    for length in case.chunks:
-        part = {
-            value.name: _slice(feeds[value.name], value, start, start + length)
-            for value in session.inputs
-        }
-        results = run(part | state)
-        pieces.append(results)
-        state = {
-            entry.value_name(into): results[entry.value_name(out)]
-            for entry in session.metadata.layers
-            for into, out in STATE.items()
-        }
-        start += length
-    joined = dict(pieces[-1])
-    for value in session.outputs:
-        if TIME in value.shape:
-            parts = [piece[value.name] for piece in pieces]
-            joined[value.name] = np.concatenate(parts, axis=value.shape.index(TIME))
-    return joined
-
-
 def _check_same_layers(
     expected: tuple[RecurrentLayers, ...], found: tuple[RecurrentLayers, ...]
 ) -> None:
@@ -192,12 +111,6 @@ def _check_same_layers(
             f"the graph was exported from a model with the recurrent layers {found}, the "
             f"checkpoint has {expected}; check it against its own checkpoint"
         )
-
-
-def _slice(array: Array, value: Value, start: int, stop: int) -> Array:
-    if TIME not in value.shape:
-        return array
-    return array.take(np.arange(start, stop), axis=value.shape.index(TIME))
 
 
 def _convert(feeds: Mapping[str, Array], session: Session) -> dict[str, Array]:
