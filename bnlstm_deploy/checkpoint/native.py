@@ -78,7 +78,7 @@ def load_checkpoint(path: str | Path, *, config: str | Path | None = None) -> BN
 
     Raises:
         CheckpointError: A file is missing or damaged, the configuration has an unknown or missing
-            field, or the tensors are not those which the configuration calls for.
+            field, or the tensors are not those which the configuration calls for, or not finite.
     """
     path = Path(path)
     if not path.exists():
@@ -92,6 +92,12 @@ def load_checkpoint(path: str | Path, *, config: str | Path | None = None) -> BN
         raise CheckpointError(
             f"{weights} holds tensors of {sorted(map(str, dtypes))}; they must be all float32 or "
             "all float64"
+        )
+    damaged = [name for name, t in tensors.items() if not t.isfinite().all()]
+    if damaged:
+        raise CheckpointError(
+            f"{weights} holds NaN or infinity in {', '.join(damaged[:8])}; its training diverged, "
+            "or the file is damaged"
         )
     model.to(dtypes.pop()).load_state_dict(tensors)
     return model.eval()

@@ -1,6 +1,7 @@
 """bnlstm-deploy verify."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,7 @@ def run_check(
     model: "nn.Module",
     path: Path,
     *,
-    providers: list[str] | None = None,
+    providers: Sequence[str] = ("cpu",),
     ratio_limit: float = 4.0,
     seed: int = 0,
 ) -> "Report":
@@ -77,7 +78,7 @@ def run_check(
         return check(
             model,
             path,
-            providers=providers or ["cpu"],
+            providers=providers,
             ratio_limit=ratio_limit,
             seed=seed,
             progress=lambda done, total: bar.update(task, completed=done, total=total),

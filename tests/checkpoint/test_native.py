@@ -109,6 +109,13 @@ def save_half(folder):
     return folder / "weights.pt"
 
 
+def put_nan(folder):
+    model = load_checkpoint(folder)
+    model.head.weight.data[0, 0] = float("nan")
+    save_checkpoint(model, folder, force=True)
+    return folder
+
+
 def save_other(folder):
     save_checkpoint(BNLSTM(7, 3, max_length=9), folder / "other")
     (folder / "other" / "config.json").write_text((folder / "config.json").read_text())
@@ -161,6 +168,7 @@ def without_eps(folder):
         (truncate_torch, "damaged or truncated"),
         (save_list, "holds a list"),
         (save_half, "torch.float16"),
+        (put_nan, "holds NaN or infinity in head.weight"),
         (save_other, "(?s)missing: .*more of these.*unknown: "),
         (drop_config, "config.json does not exist"),
         (break_config, "cannot be read as JSON"),
