@@ -54,6 +54,9 @@ def configurations(draw: st.DrawFn, /, **fixed: Any) -> dict[str, Any]:
         "max_length": draw(st.integers(1, 5)),
         "normalize": draw(st.sets(st.sampled_from(PATHS))),
         "beta": draw(st.sets(st.sampled_from(PATHS))),
+        "shared_statistics": draw(st.sets(st.sampled_from(PATHS))),
+        "affine_per_step": draw(st.sets(st.sampled_from(PATHS))),
+        "sequence_wise": draw(st.booleans()),
         "eps": draw(st.sampled_from([1e-6, 1e-5, 1e-3])),
     }
     return drawn | fixed

@@ -4,6 +4,8 @@ Cooijmans et al. 2016, equations (6) to (8), with population statistics; one str
 only its valid timesteps, so that there is nothing to mask.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +51,7 @@ def run(
 
 
 def _step(
-    values: dict[str, Array], suffix: str, x: Array, h: Array, c: Array, step: int, eps: float
+    values: dict[str, Array], suffix: str, x: Array, h: Array, c: Array, step: int, eps: Any
 ) -> tuple[Array, Array]:
     def bn(path: str, v: Array) -> Array:
         prefix = f"{path}_norm{suffix}."
@@ -57,9 +59,11 @@ def _step(
             return v
         means, variances = values[prefix + "running_mean"], values[prefix + "running_var"]
         k = min(step, len(means) - 1)
-        normalized = (v - means[k]) / np.sqrt(variances[k] + eps)
-        scaled: Array = values[prefix + "weight"] * normalized
-        return scaled + values[prefix + "bias"] if prefix + "bias" in values else scaled
+        own_eps = eps[path] if isinstance(eps, dict) else eps
+        normalized = (v - means[k]) / np.sqrt(variances[k] + own_eps)
+        gamma, beta = (values.get(prefix + name, np.zeros(1)) for name in ("weight", "bias"))
+        scaled: Array = (gamma[k] if gamma.ndim == 2 else gamma) * normalized
+        return scaled + (beta[k] if beta.ndim == 2 else beta)
 
     gates = bn("input", values["weight_ih" + suffix] @ x)
     gates = gates + bn("hidden", values["weight_hh" + suffix] @ h)

@@ -1,7 +1,8 @@
 """The batch-normalized LSTM to train: `torch.nn.LSTM` with normalization at each timestep."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,10 @@ from bnlstm_deploy.nn.cell import (
     PATHS,
     NormPath,
     Norms,
-    lstm_step,
-    make_norms,
-    ordered_paths,
+    NormSettings,
+    check_size,
 )
+from bnlstm_deploy.nn.sequence import normalize_sequences, run_sequence
 
 State = tuple[Tensor, Tensor]
 """h and c, each (num_layers * num_directions, N, H)."""
@@ -59,9 +60,15 @@ class BNLSTM(nn.Module):
         normalize: Which products are normalized, any subset of `("input", "hidden", "cell")`.
         beta: Which of the normalizations learn a shift. The paper's choice is the cell's alone,
             since the bias already shifts the gates.
-        eps: Added to each variance.
+        shared_statistics: Which of the normalizations share one row of statistics over time, while
+            the others have `max_length`.
+        affine_per_step: Which of the normalizations keep gamma and beta per timestep, too.
+        sequence_wise: Whether the input product is normalized over all streams *and* timesteps of
+            a minibatch at once (Laurent et al. 2015), which shares its statistics.
+        eps: Added to each variance: one number, or one for each path.
         momentum: Weight of a new minibatch in the running statistics; None averages all alike.
         gamma_init: Initial value of every gamma.
+        learn_initial_state: Whether to learn the state that streams start from, instead of 0.
         device: As in `torch.nn.LSTM`.
         dtype: As in `torch.nn.LSTM`.
 
@@ -73,12 +80,18 @@ class BNLSTM(nn.Module):
         input_norm_l{k}[_reverse]: StepwiseBatchNorm over 4H features, or None.
         hidden_norm_l{k}[_reverse]: StepwiseBatchNorm over 4H features, or None.
         cell_norm_l{k}[_reverse]: StepwiseBatchNorm over H features, or None.
+        h_0, c_0: (num_layers * num_directions, H), the learned initial state, or None.
 
     Raises:
         InputError: A size below 1, a dropout outside 0..1 or an unknown path.
     """
 
     weight_ih_l0: Tensor
+    h_0: Tensor | None
+    c_0: Tensor | None
+    max_length: int
+    normalize: tuple[NormPath, ...]
+    eps: float | dict[NormPath, float]
 
     def __init__(
         self,
@@ -93,25 +106,34 @@ class BNLSTM(nn.Module):
         max_length: int,
         normalize: Collection[NormPath] = PATHS,
         beta: Collection[NormPath] = PAPER_BETA,
-        eps: float = 1e-5,
+        shared_statistics: Collection[NormPath] = (),
+        affine_per_step: Collection[NormPath] = (),
+        sequence_wise: bool = False,
+        eps: float | Mapping[NormPath, float] = 1e-5,
         momentum: float | None = 0.1,
         gamma_init: float = 0.1,
+        learn_initial_state: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("input_size", input_size),
-            ("hidden_size", hidden_size),
-            ("num_layers", num_layers),
-            ("max_length", max_length),
-        ):
-            if not isinstance(size, int) or size < 1:
-                raise InputError(f"{name} is {size!r}; pass an integer of at least 1")
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        for name, size in sizes.items():
+            check_size(name, size)
         if not 0 <= dropout <= 1:
             raise InputError(f"dropout is {dropout}; pass a probability from 0 to 1")
-        if not eps >= 0:
-            raise InputError(f"eps is {eps}; pass a number of at least 0")
+        settings = NormSettings(
+            max_length,
+            normalize,
+            beta,
+            {*shared_statistics, "input"} if sequence_wise else shared_statistics,
+            affine_per_step,
+            eps,
+            momentum,
+            gamma_init,
+        )
+        for field in fields(settings):
+            setattr(self, field.name, getattr(settings, field.name))
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -120,12 +142,12 @@ class BNLSTM(nn.Module):
         self.dropout = dropout
         self.bidirectional = bidirectional
         self.num_directions = 2 if bidirectional else 1
-        self.max_length = max_length
-        self.normalize = ordered_paths("normalize", normalize)
-        self.beta = tuple(path for path in ordered_paths("beta", beta) if path in self.normalize)
-        self.eps = eps
-        self.momentum = momentum
-        self.gamma_init = gamma_init
+        self.sequence_wise = sequence_wise
+        self.learn_initial_state = learn_initial_state
+        rows = (num_layers * self.num_directions, hidden_size)
+        for name in ("h_0", "c_0"):
+            state = torch.empty(rows, device=device, dtype=dtype)
+            self.register_parameter(name, nn.Parameter(state) if learn_initial_state else None)
         for layer, suffix in self.directions():
             features = input_size if layer == 0 else hidden_size * self.num_directions
             shapes: dict[str, tuple[int, ...]] = {
@@ -137,23 +159,12 @@ class BNLSTM(nn.Module):
             for name, shape in shapes.items():
                 parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
                 self.register_parameter(name + suffix, parameter)
-            norms = make_norms(
-                hidden_size,
-                max_length,
-                normalize=self.normalize,
-                beta=self.beta,
-                eps=eps,
-                momentum=momentum,
-                gamma_init=gamma_init,
-                device=device,
-                dtype=dtype,
-            )
-            for path, norm in zip(PATHS, norms, strict=True):
+            for path, norm in zip(PATHS, settings.make(hidden_size, device, dtype), strict=True):
                 self.register_module(f"{path}_norm{suffix}", norm)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialize weights and biases as `torch.nn.LSTM` does, and the normalizations."""
+        """Initialize all parameters as `torch.nn.LSTM` does its own, and the normalizations."""
         bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters(recurse=False):
             nn.init.uniform_(parameter, -bound, bound)
@@ -173,6 +184,14 @@ class BNLSTM(nn.Module):
         """Return the normalizations of the layer and direction with that suffix."""
         return Norms(*(getattr(self, f"{path}_norm{suffix}") for path in PATHS))
 
+    def initial_state(self, batch: int) -> State:
+        """Return the state of `batch` streams where none is given: the learned one, or zeros."""
+        rows = (self.num_layers * self.num_directions, batch, self.hidden_size)
+        if self.h_0 is None or self.c_0 is None:
+            zeros = self.weight_ih_l0.new_zeros(rows)
+            return zeros, zeros
+        return self.h_0[:, None].expand(rows), self.c_0[:, None].expand(rows)
+
     def forward(
         self,
         input: Tensor,
@@ -189,7 +208,7 @@ class BNLSTM(nn.Module):
         Args:
             input: (T, N, D), or (N, T, D) with `batch_first`, or (T, D) for a single stream.
             state: The initial h and c, each (num_layers * num_directions, N, H), without N for a
-                single stream; zeros by default.
+                single stream; by default the learned ones, or zeros.
             lengths: (N,) integers in 0..T: valid timesteps of each stream. Past its length a
                 stream's state is held and its output is 0, as `pad_packed_sequence` gives, and
                 padding does not reach the statistics.
@@ -216,8 +235,7 @@ class BNLSTM(nn.Module):
                 "the minibatch has one stream, which has no variance: in training, pass at least 2"
             )
         if state is None:
-            zeros = input.new_zeros(self.num_layers * self.num_directions, batch, self.hidden_size)
-            state = (zeros, zeros)
+            state = self.initial_state(batch)
         check_state(state, batch, self)
         ends = None if lengths is None else check_lengths(lengths, batch, time)
         step = check_step(step, batch, self.num_directions)
@@ -250,29 +268,16 @@ class BNLSTM(nn.Module):
         step: int | Tensor,
     ) -> tuple[Tensor, State]:
         """Run one layer and direction over (T, N, .); h and c are (N, H)."""
-        weight_hh = getattr(self, f"weight_hh{suffix}")
         bias = None
         if self.bias:
             bias = getattr(self, f"bias_ih{suffix}") + getattr(self, f"bias_hh{suffix}")
         norms = self.norms(suffix)
         products = F.linear(sequence, getattr(self, f"weight_ih{suffix}"))
-        outputs = []
-        for t, product in enumerate(products.unbind(0)):
-            alive = None if lengths is None else [n for n, end in enumerate(lengths) if t < end]
-            if alive is None or len(alive) == len(product):
-                state = lstm_step(product, state, weight_hh, bias, norms, step + t)
-                outputs.append(state[0])
-                continue
-            blank = torch.zeros_like(state[0])
-            if alive:
-                rows = torch.tensor(alive, device=product.device)
-                old = (state[0][rows], state[1][rows])
-                k = step[rows] + t if isinstance(step, Tensor) else step + t
-                h, c = lstm_step(product[rows], old, weight_hh, bias, norms, k)
-                state = (state[0].index_copy(0, rows, h), state[1].index_copy(0, rows, c))
-                blank = blank.index_copy(0, rows, h)
-            outputs.append(blank)
-        return torch.stack(outputs), state
+        if self.sequence_wise and norms.input is not None:
+            products = normalize_sequences(norms.input, products, lengths)
+            norms = norms._replace(input=None)
+        weight_hh = getattr(self, f"weight_hh{suffix}")
+        return run_sequence(products, state, weight_hh, bias, norms, lengths, step)
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments that differ from the defaults, and the sizes."""

@@ -1,7 +1,8 @@
 """One timestep of a batch-normalized LSTM."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -28,35 +29,66 @@ class Norms(NamedTuple):
     cell: StepwiseBatchNorm | None
 
 
-def make_norms(
-    hidden_size: int,
-    max_length: int,
-    *,
-    normalize: Collection[NormPath],
-    beta: Collection[NormPath],
-    eps: float,
-    momentum: float | None,
-    gamma_init: float,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> Norms:
-    """Build the normalizations named in `normalize`, with a shift for those named in `beta`."""
+@dataclass(frozen=True)
+class NormSettings:
+    """How the normalizations of every layer and direction are built.
 
-    def make(path: NormPath) -> StepwiseBatchNorm | None:
-        if path not in normalize:
-            return None
-        return StepwiseBatchNorm(
-            hidden_size if path == "cell" else 4 * hidden_size,
-            max_length,
-            eps=eps,
-            momentum=momentum,
-            beta=path in beta,
-            gamma_init=gamma_init,
-            device=device,
-            dtype=dtype,
-        )
+    The fields are the arguments of BNLSTM and documented there.
 
-    return Norms(make("input"), make("hidden"), make("cell"))
+    Raises:
+        InputError: A path that is not one of the three, or a number out of range.
+    """
+
+    max_length: int
+    normalize: Collection[NormPath] = PATHS
+    beta: Collection[NormPath] = PAPER_BETA
+    shared_statistics: Collection[NormPath] = ()
+    affine_per_step: Collection[NormPath] = ()
+    eps: float | Mapping[NormPath, float] = 1e-5
+    momentum: float | None = 0.1
+    gamma_init: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_size("max_length", self.max_length)
+        for name in ("normalize", "beta", "shared_statistics", "affine_per_step"):
+            paths = ordered_paths(name, getattr(self, name))
+            object.__setattr__(self, name, tuple(p for p in paths if p in self.normalize))
+        eps = self.eps
+        if isinstance(eps, Mapping):
+            if set(eps) != set(PATHS):
+                raise InputError(f"eps is {dict(eps)}; pass a number, or one for each of {PATHS}")
+            object.__setattr__(self, "eps", {path: eps[path] for path in PATHS})
+        values = eps.values() if isinstance(eps, Mapping) else [eps]
+        if not all(value >= 0 for value in values):
+            raise InputError(f"eps is {eps}; pass numbers of at least 0")
+
+    def make(
+        self, hidden_size: int, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> Norms:
+        """Build the normalizations of one layer and direction."""
+
+        def make(path: NormPath) -> StepwiseBatchNorm | None:
+            if path not in self.normalize:
+                return None
+            return StepwiseBatchNorm(
+                hidden_size if path == "cell" else 4 * hidden_size,
+                1 if path in self.shared_statistics else self.max_length,
+                eps=self.eps[path] if isinstance(self.eps, Mapping) else self.eps,
+                momentum=self.momentum,
+                beta=path in self.beta,
+                gamma_init=self.gamma_init,
+                affine_per_step=path in self.affine_per_step,
+                device=device,
+                dtype=dtype,
+            )
+
+        return Norms(make("input"), make("hidden"), make("cell"))
+
+
+def check_size(name: str, size: int) -> None:
+    """Raise InputError unless `size` is an integer of at least 1."""
+    if not isinstance(size, int) or size < 1:
+        raise InputError(f"{name} is {size!r}; pass an integer of at least 1")
 
 
 def ordered_paths(name: str, paths: Collection[str]) -> tuple[NormPath, ...]:
@@ -160,6 +192,8 @@ class BNLSTMCell(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_size("input_size", input_size)
+        check_size("hidden_size", hidden_size)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
@@ -170,17 +204,11 @@ class BNLSTMCell(nn.Module):
         for name in ("bias_ih", "bias_hh"):
             parameter = nn.Parameter(self.weight_ih.new_empty(4 * hidden_size)) if bias else None
             self.register_parameter(name, parameter)
-        self.input_norm, self.hidden_norm, self.cell_norm = make_norms(
-            hidden_size,
-            max_length,
-            normalize=ordered_paths("normalize", normalize),
-            beta=ordered_paths("beta", beta),
-            eps=eps,
-            momentum=momentum,
-            gamma_init=gamma_init,
-            device=device,
-            dtype=dtype,
+        settings = NormSettings(
+            max_length, normalize, beta, eps=eps, momentum=momentum, gamma_init=gamma_init
         )
+        norms = settings.make(hidden_size, device, dtype)
+        self.input_norm, self.hidden_norm, self.cell_norm = norms
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -13,8 +13,8 @@ class StepwiseBatchNorm(nn.Module):
         y = weight * (x - mean[k]) / sqrt(var[k] + eps) + bias,    k = min(step, S - 1)
 
     `weight` (gamma) and `bias` (beta) are shared over time; only the statistics are kept per
-    timestep (Cooijmans et al. 2016, section 3). Steps past `max_length` use, and in training
-    update, the last row.
+    timestep (Cooijmans et al. 2016, section 3). With `affine_per_step` gamma and beta have rows,
+    too. Steps past `max_length` use, and in training update, the last row.
 
     In training the minibatch's own mean and biased variance normalize, and the running statistics
     follow them with the unbiased variance, as in `torch.nn.BatchNorm1d`. A single row has no
@@ -29,12 +29,13 @@ class StepwiseBatchNorm(nn.Module):
             over all minibatches seen.
         beta: Whether to learn a shift.
         gamma_init: Initial value of every element of `weight`; the paper's is 0.1.
+        affine_per_step: Whether gamma and beta are kept per timestep, too.
         device: As in any torch module.
         dtype: As in any torch module.
 
     Attributes:
-        weight: (F,), gamma.
-        bias: (F,), beta, or None.
+        weight: (F,), or (S, F) with `affine_per_step`; gamma.
+        bias: Of the same shape; beta, or None.
         running_mean: (S, F).
         running_var: (S, F).
         num_batches_tracked: (S,), int64: minibatches that each row has seen.
@@ -53,6 +54,7 @@ class StepwiseBatchNorm(nn.Module):
         momentum: float | None = 0.1,
         beta: bool = True,
         gamma_init: float = 0.1,
+        affine_per_step: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -62,10 +64,11 @@ class StepwiseBatchNorm(nn.Module):
         self.eps = eps
         self.momentum = momentum
         self.gamma_init = gamma_init
-        gamma = torch.empty(num_features, device=device, dtype=dtype)
-        self.weight = nn.Parameter(gamma)
+        self.affine_per_step = affine_per_step
+        rows = torch.empty(max_length, num_features, device=device, dtype=dtype)
+        gamma = rows if affine_per_step else rows[0]
+        self.weight = nn.Parameter(torch.empty_like(gamma))
         self.bias = nn.Parameter(torch.empty_like(gamma)) if beta else None
-        rows = gamma.new_empty(max_length, num_features)
         self.register_buffer("running_mean", rows)
         self.register_buffer("running_var", rows.clone())
         self.register_buffer(
@@ -101,22 +104,30 @@ class StepwiseBatchNorm(nn.Module):
                     "a minibatch whose streams are at different steps has no common statistics: "
                     "in training, pass step as one int"
                 )
-            row = step.clamp(max=self.max_length - 1)
-            scale = self.weight / torch.sqrt(self.running_var[row] + self.eps)
-            normalized = (input - self.running_mean[row]) * scale
-            return normalized if self.bias is None else normalized + self.bias
+            rows = step.clamp(max=self.max_length - 1)
+            weight, bias = self._affine(rows)
+            scale = weight / torch.sqrt(self.running_var[rows] + self.eps)
+            normalized = (input - self.running_mean[rows]) * scale
+            return normalized if bias is None else normalized + bias
         k = min(step, self.max_length - 1)
+        weight, bias = self._affine(k)
         use_minibatch = self.training and input.shape[0] > 1
         return F.batch_norm(
             input,
             self.running_mean[k],
             self.running_var[k],
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             training=use_minibatch,
             momentum=self._count(k) if use_minibatch else 0.0,
             eps=self.eps,
         )
+
+    def _affine(self, rows: int | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return gamma and beta of a row, (F,), or of N rows, (N, F) or (F,)."""
+        if not self.affine_per_step:
+            return self.weight, self.bias
+        return self.weight[rows], None if self.bias is None else self.bias[rows]
 
     def _count(self, k: int) -> float:
         """Count a minibatch for row k; return the weight it gets in the running statistics."""
