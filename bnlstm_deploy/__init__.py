@@ -12,7 +12,12 @@ from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.version import __version__
 
 if TYPE_CHECKING:
-    from bnlstm_deploy.checkpoint import load_checkpoint, save_checkpoint
+    from bnlstm_deploy.checkpoint import (
+        import_checkpoint,
+        load_checkpoint,
+        replace,
+        save_checkpoint,
+    )
     from bnlstm_deploy.fold import FoldedDirection, FoldedLSTM
     from bnlstm_deploy.nn import BNLSTM, BNLSTMCell, BNLSTMModel, recalibrate
     from bnlstm_deploy.runtime import Session, State
@@ -27,13 +32,15 @@ __all__ = [
     "Session",
     "State",
     "__version__",
+    "import_checkpoint",
     "load_checkpoint",
     "recalibrate",
+    "replace",
     "save_checkpoint",
 ]
 
 _ROOMS = {
-    "checkpoint": ("load_checkpoint", "save_checkpoint"),
+    "checkpoint": ("import_checkpoint", "load_checkpoint", "replace", "save_checkpoint"),
     "fold": ("FoldedDirection", "FoldedLSTM"),
     "nn": ("BNLSTM", "BNLSTMCell", "BNLSTMModel", "recalibrate"),
     "runtime": ("Session", "State"),

@@ -2,6 +2,7 @@
 
     BnlstmError
     ├── CheckpointError      a checkpoint that cannot be read or contradicts its configuration
+    │   └── LayoutError      a layout that is not valid, does not match or cannot be converted
     ├── FoldError            statistics or weights that cannot be folded
     ├── ExportError          a model that cannot become an ONNX graph, or a file that is in the way
     ├── RuntimeSessionError  a graph or an execution provider that cannot be used
@@ -20,6 +21,7 @@ __all__ = [
     "ExportError",
     "FoldError",
     "InputError",
+    "LayoutError",
     "MissingExtraError",
     "RuntimeSessionError",
     "VerificationError",
@@ -32,6 +34,10 @@ class BnlstmError(Exception):
 
 class CheckpointError(BnlstmError):
     """A checkpoint cannot be read, or its tensors contradict its configuration."""
+
+
+class LayoutError(CheckpointError):
+    """A layout is not valid, does not match a checkpoint, or describes what cannot be converted."""
 
 
 class FoldError(BnlstmError):

@@ -6,7 +6,29 @@ for _module in ("torch", "safetensors"):
     require(_module, extra="convert")
 
 from bnlstm_deploy.checkpoint.digest import state_sha256  # noqa: E402
-from bnlstm_deploy.checkpoint.native import load_checkpoint, save_checkpoint  # noqa: E402
+from bnlstm_deploy.checkpoint.layout import Layout  # noqa: E402
+from bnlstm_deploy.checkpoint.load import (  # noqa: E402
+    Imported,
+    import_checkpoint,
+    load_checkpoint,
+)
+from bnlstm_deploy.checkpoint.native import save_checkpoint  # noqa: E402
+from bnlstm_deploy.checkpoint.parse import find_layout, shipped_layouts  # noqa: E402
 from bnlstm_deploy.checkpoint.read import read_tensors  # noqa: E402
+from bnlstm_deploy.checkpoint.recorded import compare_recording, read_recording  # noqa: E402
+from bnlstm_deploy.checkpoint.replace import replace  # noqa: E402
 
-__all__ = ["load_checkpoint", "read_tensors", "save_checkpoint", "state_sha256"]
+__all__ = [
+    "Imported",
+    "Layout",
+    "compare_recording",
+    "find_layout",
+    "import_checkpoint",
+    "load_checkpoint",
+    "read_recording",
+    "read_tensors",
+    "replace",
+    "save_checkpoint",
+    "shipped_layouts",
+    "state_sha256",
+]

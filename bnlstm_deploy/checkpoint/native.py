@@ -17,6 +17,14 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FORMAT_VERSION = 1
 
+NEWER_RNN_FIELDS = (
+    "shared_statistics",
+    "affine_per_step",
+    "sequence_wise",
+    "learn_initial_state",
+)
+"""Those that the first checkpoints of format 1 lack; the constructor's defaults stand for them."""
+
 RNN_FIELDS = (
     "input_size",
     "hidden_size",
@@ -31,6 +39,7 @@ RNN_FIELDS = (
     "eps",
     "momentum",
     "gamma_init",
+    *NEWER_RNN_FIELDS,
 )
 """The constructor's arguments of BNLSTM that config.json holds, under "rnn"."""
 
@@ -47,9 +56,7 @@ def save_checkpoint(
         CheckpointError: The folder holds a checkpoint already and `force` is not set.
     """
     folder = Path(folder)
-    for name in (CONFIG, WEIGHTS):
-        if (folder / name).exists() and not force:
-            raise CheckpointError(f"{folder / name} exists; choose another folder, or set force")
+    check_folder(folder, force=force)
     folder.mkdir(parents=True, exist_ok=True)
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
     config: dict[str, Any] = {
@@ -67,7 +74,16 @@ def save_checkpoint(
         temporary.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load_checkpoint(path: str | Path, *, config: str | Path | None = None) -> BNLSTM | BNLSTMModel:
+def check_folder(folder: Path, *, force: bool) -> None:
+    """Raise CheckpointError if a folder holds a checkpoint already, unless `force` is set."""
+    for name in (CONFIG, WEIGHTS):
+        if (folder / name).exists() and not force:
+            raise CheckpointError(f"{folder / name} exists; choose another folder, or set force")
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file; choose a folder")
+
+
+def load_native(path: Path, config: Path | None = None) -> BNLSTM | BNLSTMModel:
     """Load a native checkpoint, in evaluation mode and in the dtype of its tensors.
 
     Args:
@@ -80,12 +96,9 @@ def load_checkpoint(path: str | Path, *, config: str | Path | None = None) -> BN
         CheckpointError: A file is missing or damaged, the configuration has an unknown or missing
             field, or the tensors are not those which the configuration calls for, or not finite.
     """
-    path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; pass a checkpoint folder or a state dict")
     weights = path / WEIGHTS if path.is_dir() else path
     tensors = read_tensors(weights)
-    model = _build(Path(config) if config is not None else weights.parent / CONFIG)
+    model = _build(weights.parent / CONFIG if config is None else config)
     _check_tensors(weights, tensors, model)
     dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
     if dtypes not in ({torch.float32}, {torch.float64}):
@@ -120,7 +133,7 @@ def _build(path: Path) -> BNLSTM | BNLSTMModel:
             f"{path} says format_version {config['format_version']!r} and model_type "
             f"{config['model_type']!r}; this version reads {FORMAT_VERSION} and 'bnlstm'"
         )
-    _check_fields(path, "rnn", config["rnn"], RNN_FIELDS)
+    _check_fields(path, "rnn", config["rnn"], RNN_FIELDS, optional=NEWER_RNN_FIELDS)
     try:
         rnn = BNLSTM(**config["rnn"])
         if config["head"] is None:
@@ -131,10 +144,16 @@ def _build(path: Path) -> BNLSTM | BNLSTMModel:
         raise CheckpointError(f"{path} describes no model that can be built: {error}") from error
 
 
-def _check_fields(path: Path, where: str, value: object, names: tuple[str, ...]) -> None:
+def _check_fields(
+    path: Path,
+    where: str,
+    value: object,
+    names: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+) -> None:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: {where or 'the file'} must be a JSON object, not {value!r}")
-    missing = [name for name in names if name not in value]
+    missing = [name for name in names if name not in value and name not in optional]
     unknown = [name for name in value if name not in names]
     if missing or unknown:
         raise CheckpointError(

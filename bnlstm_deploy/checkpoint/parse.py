@@ -1,0 +1,181 @@
+"""Layouts from TOML: those that the package ships, and a user's own."""
+
+import re
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from bnlstm_deploy.checkpoint.layout import GATES, PLACEHOLDERS, REFUSED, Keys, Layout
+from bnlstm_deploy.errors import LayoutError
+from bnlstm_deploy.nn.cell import PATHS
+
+
+def shipped_layouts() -> dict[str, Layout]:
+    """Return the layouts that the package knows, by name."""
+    folder = files("bnlstm_deploy.checkpoint") / "layouts"
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return {
+        name.removesuffix(".toml"): parse_layout(
+            (folder / name).read_text(), name.removesuffix(".toml"), name
+        )
+        for name in names
+    }
+
+
+def layout_text(name: str) -> str:
+    """Return the TOML of a shipped layout.
+
+    Raises:
+        LayoutError: There is none of that name.
+    """
+    folder = files("bnlstm_deploy.checkpoint") / "layouts"
+    return (folder / f"{find_layout(name).name}.toml").read_text()
+
+
+def find_layout(name: str | Path) -> Layout:
+    """Return the shipped layout of that name or alias, or the one in a `.toml` file.
+
+    Raises:
+        LayoutError: There is none, or the file is not a valid layout.
+    """
+    path = Path(name)
+    if path.suffix == ".toml":
+        try:
+            return parse_layout(path.read_text(), path.stem, str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise LayoutError(f"{path} cannot be read: {error}") from error
+    layouts = shipped_layouts()
+    for layout in layouts.values():
+        if str(name) in (layout.name, *layout.aliases):
+            return layout
+    raise LayoutError(
+        f"there is no layout {str(name)!r}; the known ones are {', '.join(layouts)}. Pass one of "
+        "them, or a .toml file of your own (bnlstm-deploy layouts show NAME prints one to start "
+        "from)"
+    )
+
+
+def parse_layout(text: str, name: str, source: str) -> Layout:
+    """Read a layout from TOML.
+
+    Args:
+        text: The TOML.
+        name: What to call it.
+        source: What to call the file in errors.
+
+    Raises:
+        LayoutError: It is no TOML, or a field is unknown, missing, or has a wrong type or value.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise LayoutError(f"{source} is not valid TOML: {error}") from error
+    if "name" in table:
+        raise LayoutError(f"{source}: name is not a field; a layout is called after its file")
+    norms = table.get("normalization", {})
+    if isinstance(norms, dict):
+        common = {key: value for key, value in norms.items() if not isinstance(value, dict)}
+        own = {key: value for key, value in norms.items() if isinstance(value, dict)}
+        table["normalization"] = {path: common | fields for path, fields in own.items()}
+    layout: Layout = _build(Layout, table | {"name": name}, source, "")
+    _check(layout, source)
+    return layout
+
+
+def _build(cls: type[Any], table: object, source: str, where: str) -> Any:  # noqa: ANN401
+    """Make a dataclass of a TOML table, field by field."""
+    if not isinstance(table, dict):
+        raise LayoutError(f"{source}: {where} must be a table, not {table!r}")
+    hints = get_type_hints(cls)
+    title = f"[{where}]" if where else "the top level"
+    unknown = sorted(table.keys() - hints.keys())
+    required = [
+        f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING
+    ]
+    missing = [name for name in required if name not in table]
+    if unknown or missing:
+        known = ", ".join(name for name in hints if name != "name")
+        raise LayoutError(
+            f"{source}: {title} has the unknown fields {unknown} and lacks {missing}; its fields "
+            f"are {known}"
+        )
+    values = {
+        name: _convert(hints[name], value, source, f"{where}.{name}".strip("."))
+        for name, value in table.items()
+    }
+    return cls(**values)
+
+
+def _convert(hint: Any, value: object, source: str, where: str) -> Any:  # noqa: ANN401
+    """Check a TOML value against a type hint and return it as that type."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, Union):
+        if bool in args and isinstance(value, bool):
+            return value
+        return _convert(args[0], value, source, where)
+    if hint == Keys and isinstance(value, str):
+        return (value,)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(args[0], item, source, where) for item in value)
+    if origin is Literal and value in args:
+        return value
+    if origin is Mapping and isinstance(value, dict):
+        unknown = sorted(value.keys() - set(PATHS)) if args[0] is not str else []
+        if unknown:
+            raise LayoutError(f"{source}: [{where}] has the tables {unknown}; there are {PATHS}")
+        return {k: _convert(args[1], v, source, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
+        return _build(hint, value, source, where)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint in (str, bool, int) and type(value) is hint:
+        return value
+    expected = f"one of {args}" if origin is Literal else f"a {getattr(hint, '__name__', hint)}"
+    raise LayoutError(f"{source}: {where} is {value!r}; it must be {expected}")
+
+
+def _check(layout: Layout, source: str) -> None:
+    """Raise LayoutError for values that contradict each other."""
+    problems = []
+    if sorted(layout.weights.gates) != sorted(GATES):
+        problems.append(
+            f"weights.gates is {layout.weights.gates!r}; it must be an order of {GATES!r}: input, "
+            "forget, cell (g, also called a or j), output"
+        )
+    for path, norm in layout.normalization.items():
+        where = f"normalization.{path}"
+        if bool(norm.var) == bool(norm.std) or not norm.mean:
+            problems.append(f"{where} needs mean, and either var or std")
+        if norm.eps < 0:
+            problems.append(f"{where}.eps is {norm.eps}; it must be at least 0")
+        if not norm.first_step and path != "hidden":
+            problems.append(f"{where}.first_step = false is for the hidden path only")
+    unknown = sorted(layout.refuse.keys() - REFUSED.keys())
+    if unknown:
+        problems.append(f"[refuse] has {unknown}; the reasons are {list(REFUSED)}")
+    if not 1 <= len(layout.directions) <= 2:
+        problems.append(f"directions is {layout.directions}; name the forward one and the reverse")
+    if bool(layout.state.h) != bool(layout.state.c) or "hidden" not in layout.state.axes:
+        problems.append("[state] needs h and c, and an axis called hidden")
+    strange = sorted(set(layout.forward.arguments.values()) - {"input", "state", "lengths"})
+    if strange:
+        problems.append(f"forward.arguments has {strange}; ours are input, state and lengths")
+    for pattern in _patterns(layout):
+        names = re.findall(r"\{(.*?)\}", pattern)
+        if set(names) - set(PLACEHOLDERS):
+            problems.append(f"{pattern!r} has a placeholder that is not one of {PLACEHOLDERS}")
+    if problems:
+        raise LayoutError(f"{source}: " + "; ".join(problems))
+
+
+def _patterns(layout: Layout) -> list[str]:
+    norms = layout.normalization.values()
+    groups = [layout.weights.input, layout.weights.hidden, layout.bias.keys, layout.ignore]
+    groups += [layout.state.h, layout.state.c]
+    groups += [k for n in norms for k in (n.mean, n.var, n.std, n.gamma, n.beta, n.count)]
+    groups += [keys for keys in layout.refuse.values() if not isinstance(keys, bool)]
+    return [pattern for group in groups for pattern in group]
