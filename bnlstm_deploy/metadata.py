@@ -5,12 +5,16 @@ The export writes it and the runtime reads it, so this module imports neither to
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.version import __version__
 
 FORMAT_VERSION = 1
+
+VERIFIED = "bnlstm.verified."
+"""Prefix of the properties that a passed check leaves."""
 
 CARRIED = {"initial_h": "h_n", "initial_c": "c_n", "start_step": "next_step"}
 """The graph inputs that take a state in, and the outputs that give it out for the next chunk."""
@@ -27,18 +31,18 @@ class RecurrentLayers:
     num_layers: int
     num_directions: int
     steps: int
-    """S, the statistics rows."""
+    """S, the timesteps with statistics of their own."""
     normalize: tuple[str, ...]
     """The normalizations in use."""
+    streams: bool
+    """Whether a sequence can be continued in chunks.
+
+    Two directions cannot, nor can materialized weights: they belong to timesteps from step 0 on.
+    """
 
     def value_name(self, value: str) -> str:
         """Return the graph's name for `initial_h`, `h_n`, `lengths`, ... of these layers."""
         return f"{self.name}.{value}" if self.name else value
-
-    @property
-    def streams(self) -> bool:
-        """Whether a sequence can be continued in chunks; two directions cannot."""
-        return self.num_directions == 1
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,30 @@ class Metadata:
     """SHA-256 of the model's state dict serialized as safetensors, in hexadecimal."""
     layers: tuple[RecurrentLayers, ...]
     form: str
-    """Graph form of the recurrence: `scan`."""
+    """Graph form of the recurrence: `scan`, `unrolled`, `lstm`, or several joined by `+`."""
     folding: str
-    """View of the fold that the graph computes: `factored`."""
+    """View of the fold that the graph computes: `factored`, `materialized`, or both."""
     dtype: str
     """`float32` or `float64`."""
+    reason: str = ""
+    """Why this form and folding; empty in files that do not say."""
+    merge_tolerance: float = 0.0
+    """How far values were moved to merge rows; see `bnlstm_deploy.fold.merge`."""
+    length: int | None = None
+    """T if the graph is for one number of timesteps only."""
+    verified: Mapping[str, str] = field(default_factory=dict)
+    """What the last check that passed found: date, ratio, versions; empty before any."""
     format_version: int = FORMAT_VERSION
     producer: str = f"bnlstm-deploy {__version__}"
 
     @property
     def steps(self) -> int:
-        """S, the statistics rows of the layers with the most."""
+        """S, the timesteps with statistics of their own, of the layers with the most."""
         return max(layers.steps for layers in self.layers)
 
     def to_properties(self) -> dict[str, str]:
         """Return the ONNX metadata properties; every value is a string."""
+        length = {} if self.length is None else {"bnlstm.length": str(self.length)}
         return {
             "bnlstm.format_version": str(self.format_version),
             "bnlstm.producer": self.producer,
@@ -73,6 +86,10 @@ class Metadata:
             "bnlstm.form": self.form,
             "bnlstm.folding": self.folding,
             "bnlstm.dtype": self.dtype,
+            "bnlstm.reason": self.reason,
+            "bnlstm.merge_tolerance": str(self.merge_tolerance),
+            **length,
+            **{VERIFIED + name: value for name, value in self.verified.items()},
         }
 
     @classmethod
@@ -94,20 +111,31 @@ class Metadata:
                 f"{FORMAT_VERSION}; upgrade bnlstm-deploy or export the file again"
             )
         try:
-            entries = json.loads(properties["bnlstm.layers"])
-            layers = tuple(
-                RecurrentLayers(**{**entry, "normalize": tuple(entry["normalize"])})
-                for entry in entries
-            )
+            layers = tuple(map(_read_layers, json.loads(properties["bnlstm.layers"])))
+            length = properties.get("bnlstm.length")
             return cls(
                 checkpoint_sha256=properties["bnlstm.checkpoint_sha256"],
                 layers=layers,
                 form=properties["bnlstm.form"],
                 folding=properties["bnlstm.folding"],
                 dtype=properties["bnlstm.dtype"],
+                reason=properties.get("bnlstm.reason", ""),
+                merge_tolerance=float(properties.get("bnlstm.merge_tolerance", 0)),
+                length=None if length is None else int(length),
+                verified={
+                    name.removeprefix(VERIFIED): value
+                    for name, value in properties.items()
+                    if name.startswith(VERIFIED)
+                },
                 producer=properties["bnlstm.producer"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RuntimeSessionError(
                 f"the file's bnlstm.* metadata is damaged ({error!r}); export it again"
             ) from error
+
+
+def _read_layers(entry: dict[str, Any]) -> RecurrentLayers:
+    """Read one of `bnlstm.layers`; older files do not say whether they stream."""
+    streams = {"streams": entry["num_directions"] == 1}
+    return RecurrentLayers(**{**streams, **entry, "normalize": tuple(entry["normalize"])})

@@ -14,7 +14,7 @@ from bnlstm_deploy.export import export
 from bnlstm_deploy.fold import fold
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.nn.cell import PATHS
-from bnlstm_deploy.verify import verify
+from tests.verify.quick import check
 
 RECORDED = Path(__file__).parents[2] / "shared" / "checkpoints"
 SOURCE_NAMES = {"input": "bn_ih", "hidden": "bn_hh", "cell": "bn_c"}
@@ -119,6 +119,6 @@ def test_recorded_float64_outputs_are_met(load, run):
 def test_their_exports_pass_the_check(load, tmp_path):
     model, _ = load()
     export(model, tmp_path / "m.onnx")
-    report = verify(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx")
     assert report.passed, report.failures
     assert report.ratio <= 4

@@ -19,6 +19,8 @@ process (`ru_maxrss`), the parts of libraries that are first touched then includ
 process of its own, forked from a server that has imported the libraries and done nothing else: one
 started by the measuring process would inherit its peak.
 
+With --forms the graph forms are measured against each other instead: see `tools.forms`.
+
 Export times include drawing the weights, and the first one loading torch's exporter. Torch runs on
 the CPU whatever the provider.
 """
@@ -44,12 +46,12 @@ from rich.table import Table
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.runtime.providers import resolve
 from tools import peers
-from tools.peers import Array, Run, Setup, Size
+from tools.forms import VARIANTS, FormCase, forms_table, measure_variants
+from tools.peers import Run, Setup, Size
 
 SIZES = ["1,784,1,100", "32,784,1,100", "1,100,64,256", "32,100,50,512", "1,100,50,1000"]
 THREADS = [1, 2]
-MIN_ROUNDS = 5
-PAUSE = 0.02  # seconds
+VARIANT_NAMES = list(VARIANTS)
 TOLERANCE = 1e-5
 """Largest difference of equal functions in float32, whose values are between -1 and 1."""
 
@@ -95,6 +97,12 @@ def benchmark(
     provider: Annotated[str, typer.Option(help="Provider of the ONNX Runtime peers.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of weights and inputs.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="File to write.")] = None,
+    forms: Annotated[
+        bool, typer.Option("--forms", help="Measure the graph forms against each other instead.")
+    ] = False,
+    variants: Annotated[
+        list[str], typer.Option("--variant", help="Of the model, with --forms. Repeatable.")
+    ] = VARIANT_NAMES,
 ) -> None:
     """Measure the deployed graph against training and against plain LSTMs."""
     try:
@@ -105,31 +113,54 @@ def benchmark(
     for option, value, least in (("--threads", min(threads), 1), ("--seed", seed, 0)):
         if value < least:
             fail(f"{option} is {value}; pass at least {least}", code=2)
+    unknown = set(variants) - set(VARIANTS)
+    if unknown:
+        fail(f"--variant is {unknown.pop()!r}; pass one of {', '.join(VARIANTS)}", code=2)
+    if forms and provider != "cpu":
+        fail(f"--provider is {provider!r}; the forms are measured on the CPU", code=2)
     if json_path is not None and not json_path.parent.is_dir():
         fail(f"--json: the folder {json_path.parent} does not exist; create it first", code=2)
 
-    cases = []
+    cases: list[Case] | list[FormCase]
     # auto_refresh would start a thread, which takes time from the peers.
     with Progress(console=Console(stderr=True), auto_refresh=False) as progress:
-        task = progress.add_task("", total=len(parsed) * len(threads))
-        for size in parsed:
-            with tempfile.TemporaryDirectory() as folder:
-                progress.update(task, description=f"{size}: export", refresh=True)
-                export_s = write_files(size, seed, Path(folder))
-                for number in threads:
-                    progress.update(task, description=f"{size}: threads={number}", refresh=True)
-                    setup = Setup(size, seed, number, provider, Path(folder))
-                    cases.append(measure(setup, export_s, seconds))
-                    progress.update(task, advance=1, refresh=True)
+        if forms:
+            cases = measure_variants(variants, parsed, threads, seed, seconds, progress)
+            tables = [forms_table(cases, number) for number in threads]
+        else:
+            cases = measure_peers(parsed, threads, seed, provider, seconds, progress)
+            tables = [table(cases, number) for number in threads]
 
     console = Console(width=TABLE_WIDTH)
-    for number in threads:
-        rows = [case for case in cases if case.threads == number]
-        console.print(table(rows, title=f"threads={number}"))
+    for made in tables:
+        console.print(made)
     if json_path is not None:
         settings = {"seconds": seconds, "provider": provider, "seed": seed}
         report = {"environment": environment(), "settings": settings, "cases": cases}
         json_path.write_text(json.dumps(report, indent=2, default=asdict) + "\n")
+
+
+def measure_peers(
+    sizes: list[Size],
+    threads: list[int],
+    seed: int,
+    provider: str,
+    seconds: float,
+    progress: Progress,
+) -> list[Case]:
+    """Measure all peers at all sizes and numbers of threads."""
+    cases = []
+    task = progress.add_task("", total=len(sizes) * len(threads))
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            progress.update(task, description=f"{size}: export", refresh=True)
+            export_s = write_files(size, seed, Path(folder))
+            for number in threads:
+                progress.update(task, description=f"{size}: threads={number}", refresh=True)
+                setup = Setup(size, seed, number, provider, Path(folder))
+                cases.append(measure(setup, export_s, seconds))
+                progress.update(task, advance=1, refresh=True)
+    return cases
 
 
 def parse_size(text: str) -> Size:
@@ -175,7 +206,7 @@ def measure(setup: Setup, export_s: dict[str, float], seconds: float) -> Case:
     for pair, difference in differences.items():
         if not difference <= TOLERANCE:
             fail(f"{setup.size}: the outputs differ, {pair}: {difference:.1e}", code=1)
-    times = interleave(runs, x, seconds)
+    times = peers.interleave(runs, x, seconds)
     results = []
     for peer, milliseconds in times.items():
         lower, median, upper = (float(q) for q in np.percentile(milliseconds, (25, 50, 75)))
@@ -196,20 +227,6 @@ def measure(setup: Setup, export_s: dict[str, float], seconds: float) -> Case:
     return Case(setup.size, setup.threads, len(times["deployed"]), differences, results)
 
 
-def interleave(runs: dict[str, Run], x: Array, seconds: float) -> dict[str, list[float]]:
-    """Return the times of each peer in milliseconds, one for each round."""
-    times: dict[str, list[float]] = {peer: [] for peer in runs}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["deployed"]) < MIN_ROUNDS:
-        for peer, run in runs.items():
-            time.sleep(PAUSE)
-            run(x)
-            start = time.perf_counter()
-            run(x)
-            times[peer].append((time.perf_counter() - start) * 1e3)
-    return times
-
-
 def environment() -> dict[str, str | int | None]:
     """Return what the times depend on."""
     return {
@@ -222,14 +239,15 @@ def environment() -> dict[str, str | int | None]:
     }
 
 
-def table(cases: list[Case], title: str) -> Table:
+def table(cases: list[Case], threads: int) -> Table:
     """Lay out the cases of one number of threads."""
+    title = f"threads={threads}"
     made = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for heading in ("N,T,D,H", "peer"):
         made.add_column(heading)
     for heading in FIGURES:
         made.add_column(heading, justify="right")
-    for case in cases:
+    for case in (case for case in cases if case.threads == threads):
         for r in case.results:
             figures = [f"{r.median_ms:.2f}", f"{r.lower_quartile_ms:.2f}-{r.upper_quartile_ms:.2f}"]
             figures += [f"{r.us_per_timestep:.1f}", f"{r.ratio:.2f}", f"{r.peak_memory_mb:.1f}"]

@@ -3,6 +3,7 @@
 import multiprocessing
 import resource
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from tools.unfolded import export_unfolded
 OPSET = 20
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 MEGABYTE = 1e6
+MIN_ROUNDS = 5
+PAUSE = 0.02  # seconds
 
 Array = NDArray[np.float32]
 Run = Callable[[Array], Array]
@@ -204,6 +207,24 @@ def compare(runs: dict[str, Run], x: Array) -> dict[str, float]:
     """Return the largest absolute difference between the outputs of each pair in EQUALS."""
     outputs = {peer: run(x) for peer, run in runs.items()}
     return {f"{a} - {b}": float(np.abs(outputs[a] - outputs[b]).max()) for a, b in EQUALS}
+
+
+def interleave(runs: dict[str, Run], x: Array, seconds: float) -> dict[str, list[float]]:
+    """Return the times of each peer in milliseconds, one for each round.
+
+    In each round every peer runs twice on the same input. The second run is timed; the first, after
+    a pause, makes it independent of the peer before.
+    """
+    times: dict[str, list[float]] = {peer: [] for peer in runs}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or min(map(len, times.values())) < MIN_ROUNDS:
+        for peer, run in runs.items():
+            time.sleep(PAUSE)
+            run(x)
+            start = time.perf_counter()
+            run(x)
+            times[peer].append((time.perf_counter() - start) * 1e3)
+    return times
 
 
 def peak_memory(peer: str, setup: Setup) -> float:

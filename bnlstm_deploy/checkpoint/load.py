@@ -219,12 +219,12 @@ def _only_match(tensors: Mapping[str, Tensor], prefix: str | None) -> Match:
 
 def _no_statistics(found: Match) -> str:
     """Say so where population statistics are all that is missing."""
+    if found.unknown or not found.num_layers:
+        return ""
     kinds = {role.partition(".")[2] for role in found.missing.values()}
-    if (
-        not kinds
-        or not kinds <= {"mean", "var", "std"}
-        or any(steps for role, steps in found.keys.items() if role.endswith(".mean"))
-    ):
+    if not kinds or not kinds <= {"mean", "var", "std"}:
+        return ""
+    if any(steps for role, steps in found.keys.items() if role.endswith(".mean")):
         return ""
     return (
         "\nThere are no population statistics. If the source normalizes with those of the batch at "

@@ -2,13 +2,30 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from bnlstm_deploy.atomic import replacing
-from bnlstm_deploy.cli.options import Checkpoint, Config, Force
+from bnlstm_deploy.cli.load import Source, load
+from bnlstm_deploy.cli.options import (
+    BatchFirst,
+    Config,
+    Factory,
+    Force,
+    Head,
+    Inputs,
+    Layout,
+    OptionalCheckpoint,
+    Prefix,
+)
+from bnlstm_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from bnlstm_deploy.checkpoint import Imported
+    from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 
 
 class Dtype(StrEnum):
@@ -18,15 +35,81 @@ class Dtype(StrEnum):
     float64 = "float64"
 
 
+class Form(StrEnum):
+    """Graph forms of the recurrence."""
+
+    auto = "auto"
+    scan = "scan"
+    unrolled = "unrolled"
+    lstm = "lstm"
+
+
+class Folding(StrEnum):
+    """Whether scales stay apart from the weights."""
+
+    auto = "auto"
+    factored = "factored"
+    materialized = "materialized"
+
+
+class Target(StrEnum):
+    """Where a graph is to be fast."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 def convert(
-    checkpoint: Checkpoint,
     output: Annotated[
         Path,
         typer.Option(
             "--output", "-o", metavar="MODEL.onnx", help="File to write.", show_default=False
         ),
     ],
+    checkpoint: OptionalCheckpoint = None,
     config: Config = None,
+    layout: Layout = None,
+    prefix: Prefix = None,
+    head: Head = None,
+    batch_first: BatchFirst = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            "--check",
+            metavar="RECORDED.npz",
+            help="Compare with x and output, as the source computed them, before anything else.",
+            show_default=False,
+        ),
+    ] = None,
+    factory: Factory = None,
+    inputs: Inputs = None,
+    form: Annotated[
+        Form,
+        typer.Option(help="Of the recurrence; auto is the fastest exact one for the target."),
+    ] = Form.auto,
+    folding: Annotated[
+        Folding,
+        typer.Option(help="Scales apart from the weights, or weights for every timestep."),
+    ] = Folding.auto,
+    target: Annotated[
+        Target, typer.Option(help="Where the graph is to be fast; it runs on both.")
+    ] = Target.cpu,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            metavar="T",
+            help="Timesteps, if all sequences have as many. The form unrolled needs it.",
+            show_default=False,
+        ),
+    ] = None,
+    merge_tolerance: Annotated[
+        float,
+        typer.Option(
+            help="Merge timesteps whose folded values differ by no more. Changes the outputs; by "
+            "how much is measured and printed.",
+            min=0,
+        ),
+    ] = 0.0,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and activations.")] = Dtype.float32,
     opset: Annotated[int, typer.Option(help="ONNX opset, 18 to 23.")] = 20,
     verify: Annotated[
@@ -36,30 +119,106 @@ def convert(
 ) -> None:
     """Fold a checkpoint and export it to ONNX.
 
+    Checkpoints of other BN-LSTM code are recognized by their keys (bnlstm-deploy layouts lists
+    which), and what no key tells is printed. --check compares the model with recorded outputs of
+    the source; --model exports a whole model of your own.
+
     The file appears under its name only if the equivalence check passes; if it fails, there is no
     file and the exit status is 1.
 
     Example: bnlstm-deploy convert models/permuted-digits -o digits.onnx
     """
-    from bnlstm_deploy.checkpoint import load_checkpoint
     from bnlstm_deploy.cli.verify import run_check, show
     from bnlstm_deploy.export import export
     from bnlstm_deploy.export.model import DTYPES, check_destination
+    from bnlstm_deploy.verify import record
 
     console = Console()
     dtypes = {str(known).removeprefix("torch."): known for known in DTYPES}
     check_destination(output, force=force)
-    with console.status("Loading the checkpoint"):
-        model = load_checkpoint(checkpoint, config=config)
+    source = Source(checkpoint, config, layout, prefix, head, batch_first, factory, inputs)
+    loaded = load(console, source)
+    if check is not None:
+        _check_recording(console, loaded.model, loaded.imported, check)
     with replacing(output) as temporary:
         with console.status("Folding and exporting"):
-            metadata = export(model, temporary, dtype=dtypes[dtype], opset=opset, force=True)
+            metadata = export(
+                loaded.model,
+                temporary,
+                loaded.examples,
+                dtype=dtypes[dtype],
+                opset=opset,
+                force=True,
+                form=form.value,
+                folding=folding.value,
+                target=target.value,
+                length=length,
+                merge_tolerance=merge_tolerance,
+            )
         if verify:
-            report = run_check(console, model, temporary)
+            # the search is for `verify`, which one runs when there is time
+            report = run_check(console, loaded, temporary, search_seconds=0)
             show(console, report)
             if not report.passed:
                 raise typer.Exit(1)
+            record(report, temporary)
     console.print(
         f"Wrote [bold]{output}[/bold]: {output.stat().st_size / 1e6:.2f} MB, {metadata.dtype}, "
         f"form {metadata.form}, {metadata.folding}, {metadata.steps} steps of statistics"
+    )
+    console.print(f"Form {metadata.form}: {metadata.reason}", markup=False, highlight=False)
+
+
+def _check_recording(
+    console: Console, model: object, imported: "Imported | None", path: Path
+) -> None:
+    """Compare the model with what its source recorded; leave with 1 if they differ."""
+    from bnlstm_deploy.checkpoint import compare_recording, read_recording
+    from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+
+    if not isinstance(model, BNLSTM | BNLSTMModel):
+        raise InputError("--check cannot be used with --model; compare its outputs in Python")
+    recording = read_recording(path)
+    with console.status("Comparing with the recording"):
+        agreement = compare_recording(model, recording)
+    if agreement.holds:
+        console.print(f"[green]matches {path}[/green]: {agreement}", highlight=False)
+        return
+    console.print(f"[red]does not match {path}[/red]: {agreement}", highlight=False)
+    if imported is not None:
+        _explain(console, model, imported, path)
+    raise typer.Exit(1)
+
+
+def _explain(
+    console: Console, model: "BNLSTM | BNLSTMModel", imported: "Imported", path: Path
+) -> None:
+    """Search for a reading of the checkpoint that meets the recording, and name it."""
+    from bnlstm_deploy.checkpoint import read_recording, shipped_layouts
+    from bnlstm_deploy.checkpoint.ambiguities import find_fit
+    from bnlstm_deploy.nn import BNLSTMModel
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("Trying other readings", total=None)
+        fit = find_fit(
+            imported.match,
+            imported.tensors,
+            read_recording(path),
+            model if isinstance(model, BNLSTMModel) else None,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if fit is None:
+        console.print(
+            "No gate order, eps, forget bias or other known ambiguity makes it match: the "
+            "checkpoint is of other weights, or the source computes something else."
+        )
+        return
+    name = imported.layout.name
+    remedy = "say so in your layout"
+    if imported.layout == shipped_layouts().get(name):
+        remedy = f"bnlstm-deploy layouts show {name} > mine.toml, say so in it, --layout mine.toml"
+    console.print(
+        f"[bold]It matches with {' and '.join(fit.reading.changes)}[/bold] ({fit.agreement}). "
+        f"Nothing was changed; to convert it so: {remedy}",
+        highlight=False,
     )

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bnlstm_deploy.cli.options import Config
+from bnlstm_deploy.cli.load import Source, load
+from bnlstm_deploy.cli.options import BatchFirst, Config, Head, Layout, Prefix
 
 if TYPE_CHECKING:
     from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
@@ -24,23 +25,33 @@ def inspect(
         ),
     ],
     config: Config = None,
+    layout: Layout = None,
+    prefix: Prefix = None,
+    head: Head = None,
+    batch_first: BatchFirst = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Show what a checkpoint or an exported file holds.
 
-    For a checkpoint: its layers and, for each normalization, the health of its statistics: how many
-    timesteps training never reached, the variances, and the folded scale gamma / sqrt(var + eps),
-    which is the gain that the normalization applies.
+    For a checkpoint: its layout, its layers and, for each normalization, the health of its
+    statistics: how many timesteps training never reached, the variances, and the folded scale
+    gamma / sqrt(var + eps), which is the gain that the normalization applies; and what looks wrong.
 
     Example: bnlstm-deploy inspect models/permuted-digits
     """
-    facts = _graph(file) if file.suffix == ".onnx" else _checkpoint(file, config)
+    if file.suffix == ".onnx":
+        facts = _graph(file)
+    else:
+        facts = _checkpoint(Source(file, config, layout, prefix, head, batch_first))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
     console = Console()
+    warnings = facts.pop("warnings", [])
     for title, content in facts.items():
         console.print(_table(title, content))
+    for warning in warnings:
+        console.print(f"[yellow]warning: {warning}[/yellow]")
 
 
 def _graph(path: Path) -> dict[str, Any]:
@@ -49,6 +60,7 @@ def _graph(path: Path) -> dict[str, Any]:
     session = Session(path)
     metadata = asdict(session.metadata) | {"steps": session.metadata.steps}
     layers = metadata.pop("layers")
+    verified = metadata.pop("verified")
 
     def describe(kind: str, values: tuple[Any, ...]) -> list[dict[str, str]]:
         return [
@@ -58,6 +70,7 @@ def _graph(path: Path) -> dict[str, Any]:
 
     return {
         "file": {"path": str(path), "MB": round(path.stat().st_size / 1e6, 3)} | metadata,
+        "verified": verified or {"": "not yet"},
         "recurrent layers": [entry | {"normalize": _join(entry["normalize"])} for entry in layers],
         "values": [
             *describe("input", session.inputs),
@@ -68,16 +81,21 @@ def _graph(path: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoint(path: Path, config: Path | None) -> dict[str, Any]:
-    from bnlstm_deploy.checkpoint import load_checkpoint, state_sha256
-    from bnlstm_deploy.nn import BNLSTMModel
+def _checkpoint(source: Source) -> dict[str, Any]:
+    from bnlstm_deploy.checkpoint import state_sha256
+    from bnlstm_deploy.fold.health import warnings
+    from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 
-    model = load_checkpoint(path, config=config)
+    model, imported, _ = load(Console(quiet=True), source)
+    assert isinstance(model, BNLSTM | BNLSTMModel)
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
     head = f"{model.head}, {model.pooling}" if isinstance(model, BNLSTMModel) else "none"
     return {
         "checkpoint": {
-            "path": str(path),
+            "path": str(source.checkpoint),
+            "layout": "native" if imported is None else imported.layout.name,
+            "notes": "-" if imported is None else "; ".join(imported.notes[1:]) or "-",
+            "assumed": "-" if imported is None else "; ".join(imported.assumptions),
             "sha256": state_sha256(model),
             "parameters": sum(p.numel() for p in model.parameters()),
             "dtype": str(rnn.weight_ih_l0.dtype).removeprefix("torch."),
@@ -87,11 +105,13 @@ def _checkpoint(path: Path, config: Path | None) -> dict[str, Any]:
             "directions": rnn.num_directions,
             "batch first": rnn.batch_first,
             "normalize": _join(rnn.normalize),
+            "initial state": "0" if rnn.h_0 is None else "learned",
             "steps of statistics": rnn.max_length,
             "eps": rnn.eps,
             "head": head,
         },
         "statistics": _statistics(rnn),
+        "warnings": warnings(rnn),
     }
 
 

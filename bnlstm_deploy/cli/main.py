@@ -8,6 +8,8 @@ from rich.console import Console
 from bnlstm_deploy.cli.bench import bench
 from bnlstm_deploy.cli.convert import convert
 from bnlstm_deploy.cli.inspect import inspect
+from bnlstm_deploy.cli.layouts import layouts
+from bnlstm_deploy.cli.recalibrate import recalibrate
 from bnlstm_deploy.cli.run import run
 from bnlstm_deploy.cli.verify import verify
 from bnlstm_deploy.errors import BnlstmError
@@ -24,8 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (inspect, convert, verify, run, bench):
+for command in (inspect, convert, verify, run, bench, recalibrate):
     app.command(no_args_is_help=True)(command)
+app.add_typer(layouts)
 
 
 def _print_version(requested: bool) -> None:

@@ -1,25 +1,86 @@
 """Arguments that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Checkpoint = Annotated[
-    Path,
-    typer.Argument(
-        metavar="CHECKPOINT",
-        help="A folder with config.json and model.safetensors, or a state dict (.safetensors, "
-        ".pt).",
-        show_default=False,
-    ),
-]
+
+class HeadPooling(StrEnum):
+    """What a head reads."""
+
+    last = "last"
+    every = "every"
+
+
+_CHECKPOINT = typer.Argument(
+    metavar="CHECKPOINT",
+    help="A folder with config.json and model.safetensors, a state dict (.safetensors, .pt), or "
+    "arrays (.npz).",
+    show_default=False,
+)
+Checkpoint = Annotated[Path, _CHECKPOINT]
+OptionalCheckpoint = Annotated[Path | None, _CHECKPOINT]
 Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
         metavar="JSON",
         help="Configuration of a state dict. [default: config.json beside it]",
+        show_default=False,
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        metavar="NAME|TOML",
+        help="What the keys of other code's checkpoint mean. [default: the one that matches]",
+        show_default=False,
+    ),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        "--prefix",
+        help="What precedes the keys of other code's recurrent layers. [default: found]",
+        show_default=False,
+    ),
+]
+Head = Annotated[
+    HeadPooling | None,
+    typer.Option(
+        "--head",
+        help="Keep the Linear beside other code's recurrent layers: it reads the last hidden "
+        "state, or the output at every timestep.",
+        show_default=False,
+    ),
+]
+BatchFirst = Annotated[
+    bool,
+    typer.Option(
+        "--batch-first",
+        help="Other code's checkpoint: make input and output (N, T, .) instead of (T, N, .).",
+    ),
+]
+Factory = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODULE:FACTORY",
+        help="A model of your own that holds BNLSTM layers: a function of no arguments that "
+        "returns it. CHECKPOINT is its state dict.",
+        show_default=False,
+    ),
+]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs",
+        metavar="X.npz",
+        help="Example arguments of --model's forward, as arrays of those names, with a batch and "
+        "a time of at least 2.",
         show_default=False,
     ),
 ]

@@ -1,7 +1,6 @@
 """bnlstm-deploy verify."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,51 +10,114 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bnlstm_deploy.atomic import replacing
-from bnlstm_deploy.cli.options import Checkpoint, Config, JsonReport, Model, Providers, split
+from bnlstm_deploy.cli.load import Loaded, Source, load
+from bnlstm_deploy.cli.options import (
+    BatchFirst,
+    Config,
+    Factory,
+    Head,
+    Inputs,
+    JsonReport,
+    Layout,
+    OptionalCheckpoint,
+    Prefix,
+    Providers,
+    split,
+)
+from bnlstm_deploy.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from bnlstm_deploy.verify import Report
 
 SHOWN_FAILURES = 10
 
 
 def verify(
-    checkpoint: Checkpoint,
-    model: Model,
+    checkpoint: OptionalCheckpoint = None,
+    model: Annotated[
+        Path | None,
+        typer.Argument(metavar="MODEL.onnx", help="An exported file.", show_default=False),
+    ] = None,
     config: Config = None,
+    layout: Layout = None,
+    prefix: Prefix = None,
+    head: Head = None,
+    batch_first: BatchFirst = False,
+    factory: Factory = None,
+    inputs: Inputs = None,
     providers: Providers = "cpu",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            metavar="X.npz",
+            help="Inputs of your own, named as the graph's or x, and labels y. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    search_seconds: Annotated[
+        float, typer.Option(help="How long to search for the worst inputs.", min=0)
+    ] = 3.0,
     ratio: Annotated[
         float, typer.Option(help="Times the training model's own float32 error allowed.")
     ] = 4.0,
-    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random inputs.", min=0)] = 0,
     json_report: JsonReport = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write the result as a page.", show_default=False),
+    ] = None,
+    recheck: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT.json",
+            help="Judge what an earlier --json measured by --ratio, without running anything.",
+            show_default=False,
+        ),
+    ] = None,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="Write a passed check into the file.")
+    ] = True,
 ) -> None:
     """Check that an exported file computes what its checkpoint computes.
 
-    First the fold against the training model, both in float64; then the file on ONNX Runtime
-    against the training model in float64, relative to the error that the training model itself
-    makes in float32. Exit status 1 if either fails.
+    The file itself; the fold against the training model, both in float64; then the file on each
+    provider against the training model in float64, relative to the error that the training model
+    itself makes in float32. If it fails, the first failure is looked into. Exit status 1 if any
+    stage fails.
 
     Example: bnlstm-deploy verify models/permuted-digits digits.onnx
     """
-    from bnlstm_deploy.checkpoint import load_checkpoint
-
     console = Console()
-    with console.status("Loading the checkpoint"):
-        training_model = load_checkpoint(checkpoint, config=config)
-    report = run_check(
-        console,
-        training_model,
-        model,
-        providers=split(providers),
-        ratio_limit=ratio,
-        seed=seed,
-    )
+    if recheck is not None:
+        report = _read_report(recheck).judged(ratio)
+    else:
+        if model is None:
+            raise InputError("MODEL.onnx is missing; pass CHECKPOINT and MODEL.onnx, or --recheck")
+        source = Source(checkpoint, config, layout, prefix, head, batch_first, factory, inputs)
+        loaded = load(console, source)
+        report = run_check(
+            console,
+            loaded,
+            model,
+            providers=tuple(split(providers)),
+            data=tuple(data or ()),
+            search_seconds=search_seconds,
+            ratio_limit=ratio,
+            seed=seed,
+        )
+        if record and report.passed:
+            from bnlstm_deploy.verify import record as write_record
+
+            write_record(report, model)
     if json_report is not None:
         with replacing(json_report) as temporary:
-            temporary.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+            text = json.dumps(report.to_dict(), indent=1, allow_nan=False)
+            temporary.write_text(text + "\n")
+    if html is not None:
+        from bnlstm_deploy.verify.html import write_html
+
+        write_html(report, html)
     show(console, report)
     if not report.passed:
         raise typer.Exit(1)
@@ -63,55 +125,71 @@ def verify(
 
 def run_check(
     console: Console,
-    model: "nn.Module",
+    loaded: Loaded,
     path: Path,
     *,
-    providers: Sequence[str] = ("cpu",),
+    providers: tuple[str, ...] = ("cpu",),
+    data: tuple[Path, ...] = (),
+    search_seconds: float = 3.0,
     ratio_limit: float = 4.0,
     seed: int = 0,
 ) -> "Report":
     """Run the check with a progress bar."""
+    from bnlstm_deploy.verify import sample_like
     from bnlstm_deploy.verify import verify as check
 
+    model, _, examples = loaded
+    sample = None if examples is None else sample_like(model, examples)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("Verifying", total=None)
         return check(
             model,
             path,
+            sample=sample,
+            data=data,
             providers=providers,
+            search_seconds=search_seconds,
             ratio_limit=ratio_limit,
             seed=seed,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda stage, done, total: bar.update(
+                task, description=f"Verifying: {stage}", completed=done, total=total
+            ),
         )
 
 
 def show(console: Console, report: "Report") -> None:
-    """Print the largest errors of each output, and the verdict."""
+    """Print the largest errors of each output, the verdict of each stage, and why it failed."""
     table = Table(title="Exported graph against the float64 training model")
     table.add_column("output")
-    for column in ("largest error", "training model's own", "ratio"):
+    for column in ("largest error", "training model's own", "ratio", "p99", "relative L2"):
         table.add_column(column, justify="right")
     for name in dict.fromkeys(c.value for c in report.precision):
-        error = max(c.error for c in report.precision if c.value == name)
-        own = max(c.own_error for c in report.precision if c.value == name)
+        rows = [c for c in report.precision if c.value == name]
+        error, own = max(c.error for c in rows), max(c.own_error for c in rows)
         ratio = f"{error / own:.2f}" if own > 0 else "-"
-        table.add_row(name, f"{error:.1e}", f"{own:.1e}", ratio)
+        p99, relative = max(c.p99 for c in rows), max(c.relative_l2 for c in rows)
+        table.add_row(name, f"{error:.1e}", f"{own:.1e}", ratio, f"{p99:.1e}", f"{relative:.1e}")
     console.print(table)
-    console.print(
-        f"Algebra: fold in float64 off by {report.algebra_error:.1e} relative. "
-        f"{len({c.case for c in report.precision})} cases."
-    )
+    stages = Table(show_header=False, box=None)
+    stages.add_column(no_wrap=True)
+    stages.add_column(no_wrap=True)
+    stages.add_column(overflow="fold")
+    for stage in report.stages:
+        verdict = "[green]passed[/green]" if stage.passed else "[bold red]failed[/bold red]"
+        stages.add_row(stage.name, verdict, stage.detail)
+    console.print(stages)
+    if report.metadata.merge_tolerance > 0:
+        console.print(
+            f"[yellow]Merging rows of statistics (tolerance {report.metadata.merge_tolerance:g}) "
+            f"changes outputs by up to {report.merge_error:.1e}, measured in float64 on these "
+            "cases. The graph is judged against the merged model.[/yellow]"
+        )
     chaotic = sorted({c.time for c in report.precision if report.chaotic(c)})
     if chaotic:
         console.print(
             f"[yellow]At T = {', '.join(map(str, chaotic))} the training model's own float32 "
             "output is noise, off by more than 1 %: it amplifies rounding exponentially. Float64 "
             "is not judged there.[/yellow]"
-        )
-    if report.metadata.checkpoint_sha256 != report.checkpoint_sha256:
-        console.print(
-            "[yellow]The file was exported from other weights than this checkpoint holds "
-            "(bnlstm.checkpoint_sha256 differs).[/yellow]"
         )
     for failure in report.failures[:SHOWN_FAILURES]:
         console.print(
@@ -122,3 +200,15 @@ def show(console: Console, report: "Report") -> None:
     if hidden > 0:
         console.print(f"[red]and {hidden} more[/red]")
     console.print("[bold green]PASSED" if report.passed else "[bold red]FAILED")
+
+
+def _read_report(path: Path) -> "Report":
+    from bnlstm_deploy.verify import Report
+
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise VerificationError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise VerificationError(f"{path} holds no report; pass what verify --json wrote")
+    return Report.from_dict(content)

@@ -1,5 +1,6 @@
 """FoldedBNLSTM: the torch module that takes the place of a BNLSTM for export."""
 
+from collections.abc import Iterator
 from dataclasses import fields
 
 import numpy as np
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.export import op
-from bnlstm_deploy.fold import FoldedDirection, FoldedLSTM, fold
+from bnlstm_deploy.export.choose import Choice, Request, choose
+from bnlstm_deploy.fold import FoldedDirection, FoldedLSTM, absorb_scales, fold, merge
 from bnlstm_deploy.nn import BNLSTM, State
 from bnlstm_deploy.nn.arguments import check_step
 
@@ -23,25 +25,67 @@ class FoldedBNLSTM(nn.Module):
     Args:
         module: The BNLSTM to fold.
         dtype: To which the float64 fold is rounded, once; the module's own by default.
+        merge_tolerance: How far values may move to merge rows; see `bnlstm_deploy.fold.merge`.
 
     Attributes:
-        folded: The fold, in `dtype`.
+        folded: The fold, in `dtype`, with equal rows merged and constant scales in the weights.
+        choices: The form and folding that each layer and direction is exported in, by the suffix
+            of its arrays; `choose` sets them.
         {array}_l{k}[_reverse]: Buffers with the arrays of `FoldedDirection`. Scales and shifts
-            that change nothing, those of normalizations switched off, are left out.
+            that change nothing, those of normalizations switched off, are left out, and so are
+            rows that are 0, 1, ..., K - 1.
+        initial_h, initial_c: Buffers (num_layers * num_directions, 1, H): the state that streams
+            start from where none is given.
     """
 
-    def __init__(self, module: BNLSTM, dtype: torch.dtype | None = None) -> None:
+    initial_h: Tensor
+    initial_c: Tensor
+
+    def __init__(
+        self,
+        module: BNLSTM,
+        dtype: torch.dtype | None = None,
+        *,
+        merge_tolerance: float = 0.0,
+    ) -> None:
         super().__init__()
         self.batch_first = module.batch_first
         self.num_directions = module.num_directions
         self.suffixes = [suffix for _, suffix in module.directions()]
         dtype = dtype or module.weight_ih_l0.dtype
-        self.folded: FoldedLSTM = fold(module).astype(torch.empty(0, dtype=dtype).numpy().dtype)
-        directions = [direction for layer in self.folded.layers for direction in layer]
-        for suffix, direction in zip(self.suffixes, directions, strict=True):
+        exact = fold(module).map(lambda d: absorb_scales(merge(d, merge_tolerance)))
+        # Rows that differed and are equal once rounded are equal to the graph.
+        rounded = exact.astype(torch.empty(0, dtype=dtype).numpy().dtype)
+        self.folded: FoldedLSTM = rounded.map(merge)
+        for suffix, direction in self.directions():
             for name in _useful_arrays(direction):
                 array = np.ascontiguousarray(getattr(direction, name))
                 self.register_buffer(name + suffix, torch.from_numpy(array))
+        for name, state in zip(("initial_h", "initial_c"), module.initial_state(1), strict=True):
+            self.register_buffer(name, state.detach().to("cpu", dtype, copy=True))
+        self.choices: dict[str, Choice] = {}
+        self.choose(Request(form="scan"))
+
+    def directions(self) -> Iterator[tuple[str, FoldedDirection]]:
+        """Yield the suffix, `_l0`, `_l0_reverse`, `_l1`, ..., and the fold of each direction."""
+        folds = (direction for layer in self.folded.layers for direction in layer)
+        return zip(self.suffixes, folds, strict=True)
+
+    def choose(self, request: Request, path: str = "") -> None:
+        """Set the form and folding of each layer and direction.
+
+        Args:
+            request: What is asked for.
+            path: Of the module in its model, for messages.
+
+        Raises:
+            ExportError: The form that is asked for is not exact for one of them.
+        """
+        prefix = f"{path}." if path else ""
+        self.choices = {
+            suffix: choose(direction, request, prefix + suffix)
+            for suffix, direction in self.directions()
+        }
 
     def forward(
         self,
@@ -70,9 +114,12 @@ class FoldedBNLSTM(nn.Module):
         self, x: Tensor, state: State | None, lengths: Tensor | None, step: int | Tensor
     ) -> tuple[Tensor, State]:
         step = check_step(step, x.shape[1], self.num_directions)
+        if state is None:
+            rows = (len(self.suffixes), x.shape[1], self.folded.hidden_size)
+            state = (self.initial_h.expand(rows), self.initial_c.expand(rows))
         y, (h, c) = self.folded.run(
             x.numpy(force=True),
-            None if state is None else (state[0].numpy(force=True), state[1].numpy(force=True)),
+            (state[0].numpy(force=True), state[1].numpy(force=True)),
             lengths=None if lengths is None else lengths.numpy(force=True),
             step=step.numpy(force=True) if isinstance(step, Tensor) else step,
         )
@@ -91,15 +138,14 @@ class FoldedBNLSTM(nn.Module):
         else:
             start_step = step
         if state is None:
-            rows = (len(self.suffixes), 1, self.folded.hidden_size)
-            state = (x.new_zeros(rows), x.new_zeros(rows))
+            state = (self.initial_h, self.initial_c)
         ends = None  # reversal needs one length for each stream, also where the graph's is (1,)
         if lengths is not None and self.num_directions == 2:
             ends = op.clip_lengths(lengths, x)
         finals: list[State] = []
         outputs: list[Tensor] = []
         for row, suffix in enumerate(self.suffixes):
-            reverse = suffix.endswith("_reverse")
+            reverse, choice = suffix.endswith("_reverse"), self.choices[suffix]
             if len(outputs) == self.num_directions:
                 x, outputs = torch.cat(outputs, dim=2), []
             y, y_h, y_c = op.bnlstm(
@@ -110,7 +156,8 @@ class FoldedBNLSTM(nn.Module):
                     lengths=lengths,
                     start_step=start_step,
                     **self._arrays(suffix),
-                )
+                ),
+                {op.FORM_PROPERTY: choice.form, op.FOLDING_PROPERTY: choice.folding},
             )
             outputs.append(self._reverse(y, ends) if reverse else y)
             finals.append((y_h, y_c))
@@ -129,6 +176,8 @@ class FoldedBNLSTM(nn.Module):
 def _useful_arrays(direction: FoldedDirection) -> list[str]:
     names = ["weight_ih", "weight_hh", "bias"]
     names += [n for n in ("input_scale", "hidden_scale") if (getattr(direction, n) != 1).any()]
-    if (direction.cell_scale != 1).any() or (direction.cell_shift != 0).any():
+    if direction.normalizes_cell:
         names += ["cell_scale", "cell_shift"]
+    if not np.array_equal(direction.rows, np.arange(len(direction.bias))):
+        names.append("rows")
     return names

@@ -8,8 +8,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bnlstm_deploy.errors import ExportError
-from bnlstm_deploy.export.forms import scan
-from bnlstm_deploy.export.op import DOMAIN, NAME, VERSION, Inputs
+from bnlstm_deploy.export import forms
+from bnlstm_deploy.export.forms.parts import Site
+from bnlstm_deploy.export.op import (
+    DOMAIN,
+    FOLDING_PROPERTY,
+    FORM_PROPERTY,
+    NAME,
+    VERSION,
+    Inputs,
+)
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.version import __version__
 
@@ -28,7 +36,8 @@ def finish(
         defaults: Values that inputs of the graph take when they are left out, by name.
 
     Raises:
-        ExportError: `onnx.checker` finds fault with the result.
+        ExportError: `onnx.checker` finds fault with the result, or the time of a node that is to
+            be unrolled is dynamic.
     """
     model.opset_imports[DOMAIN] = VERSION
     model.producer_name = "bnlstm-deploy"
@@ -74,9 +83,39 @@ def check_dynamic(model: ir.Model, axes: Mapping[str, Mapping[int, str]]) -> Non
 
 
 def _attach_function(model: ir.Model, node: ir.Node) -> None:
-    present = [
-        name for name, value in zip(Inputs._fields, node.inputs, strict=False) if value is not None
-    ]
-    node.overload = scan.overload(present)
-    function = ir.serde.deserialize_function(scan.function(present, model.opset_imports[""]))
+    form, folding = (node.metadata_props[name] for name in (FORM_PROPERTY, FOLDING_PROPERTY))
+    site = _site(node, model.opset_imports[""])
+    if form == forms.unrolled.FORM and site.time is None:
+        raise ExportError(
+            "the form unrolled needs a fixed time axis, and that of a BNLSTM's input came out "
+            "dynamic; in dynamic_shapes, call the time axes 'time'"
+        )
+    proto = forms.function(form, folding, site)
+    node.overload = proto.overload
+    function = ir.serde.deserialize_function(proto)
     model.functions.setdefault(function.identifier(), function)
+
+
+def _site(node: ir.Node, opset: int) -> Site:
+    values = {
+        name: value
+        for name, value in zip(Inputs._fields, node.inputs, strict=False)
+        if value is not None
+    }
+    weight, bias = _constant(values["weight_hh"]), _constant(values["bias"])
+    rows = _constant(values["rows"]) if "rows" in values else np.arange(len(bias))
+    shape = values["X"].shape
+    time = None if shape is None else shape[0]
+    return Site(
+        present=tuple(values),
+        opset=opset,
+        hidden_size=weight.shape[1],
+        num_rows=len(bias),
+        rows=tuple(int(row) for row in rows),
+        time=time if isinstance(time, int) else None,
+    )
+
+
+def _constant(value: ir.Value) -> NDArray[np.generic]:
+    assert value.const_value is not None
+    return value.const_value.numpy()

@@ -132,7 +132,7 @@ def recurrent_modules(model: nn.Module) -> dict[str, BNLSTM | FoldedBNLSTM]:
 
 
 def recurrent_layers(model: nn.Module) -> tuple[RecurrentLayers, ...]:
-    """Describe the BNLSTM modules in `model`.
+    """Describe the BNLSTM modules in `model`, in the form that can continue streams.
 
     Raises:
         ExportError: There is none.
@@ -150,11 +150,17 @@ def recurrent_layers(model: nn.Module) -> tuple[RecurrentLayers, ...]:
             hidden_size=module.hidden_size,
             num_layers=module.num_layers,
             num_directions=module.num_directions,
-            steps=module.max_length if module.normalize else 1,
+            steps=_steps(module),
             normalize=module.normalize,
+            streams=module.num_directions == 1,
         )
         for name, module in modules.items()
     )
+
+
+def _steps(module: BNLSTM) -> int:
+    norms = module.norms("_l0")
+    return max((norm.max_length for norm in norms if norm is not None), default=1)
 
 
 def _next_step(step: Tensor, lengths: Tensor | None, x: Tensor, *, batch_first: bool) -> Tensor:

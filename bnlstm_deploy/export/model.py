@@ -2,48 +2,38 @@
 
 import contextlib
 import copy
-import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.checkpoint.digest import state_sha256
 from bnlstm_deploy.errors import ExportError
+from bnlstm_deploy.export.choose import AUTO, CPU, Request, summarize
 from bnlstm_deploy.export.folded import FoldedBNLSTM
-from bnlstm_deploy.export.forms import scan
+from bnlstm_deploy.export.forms import FACTORED, unrolled
 from bnlstm_deploy.export.graph import check_dynamic, finish
-from bnlstm_deploy.export.lifted import Lifted, recurrent_layers
-from bnlstm_deploy.metadata import Metadata
-from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.export.lifted import Lifted, recurrent_layers, recurrent_modules
+from bnlstm_deploy.export.values import (
+    DynamicShapes,
+    GraphInput,
+    example_inputs,
+    own_inputs,
+    result_names,
+    state_input,
+)
+from bnlstm_deploy.metadata import Metadata, RecurrentLayers
+from bnlstm_deploy.nn import BNLSTM
 
 DTYPES = (torch.float32, torch.float64)
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
-NO_LENGTH = 2**63 - 1
-"""What the graph's input `lengths` is when left out: every stream is as long as the input."""
-
-DynamicShapes = Sequence[Mapping[int, str]]
-"""For each input, the names of its dynamic axes."""
-
-
-class _Input(NamedTuple):
-    """An input of the graph."""
-
-    name: str
-    example: Tensor
-    axes: Mapping[int, str]
-    """Names of the dynamic axes."""
-    default: NDArray[np.generic] | None = None
-    """What the input is when left out; None if it must be given."""
 
 
 def export(
@@ -57,15 +47,22 @@ def export(
     dtype: torch.dtype = torch.float32,
     opset: int = DEFAULT_OPSET,
     force: bool = False,
+    form: str = AUTO,
+    folding: str = AUTO,
+    target: str = CPU,
+    length: int | None = None,
+    merge_tolerance: float = 0.0,
 ) -> Metadata:
     """Fold the BNLSTM layers of a model and write it as one ONNX file.
 
     The graph computes what `model` computes in evaluation. Besides the model's own inputs and
     outputs it has, for its BNLSTM, the optional inputs
 
-        initial_h, initial_c    (num_layers * num_directions, N, H); zeros if left out
+        initial_h, initial_c    (num_layers * num_directions, N, H); if left out, what the
+                                BNLSTM starts from: zeros, or the state that it learned
         lengths                 (N,) int64; the input's length if left out
-        start_step              (N,) int64; 0 if left out. Not with two directions
+        start_step              (N,) int64; 0 if left out. Not with two directions, and not with
+                                materialized weights
 
     and the outputs `h_n`, `c_n` and `next_step` (N,), except for inputs that the model passes to
     its BNLSTM itself. If it holds several BNLSTM, the names are prefixed with their module paths.
@@ -84,14 +81,27 @@ def export(
         dtype: float32 or float64. The fold is computed in float64 and rounded once.
         opset: ONNX opset, 18 to 23.
         force: Whether to replace an existing file.
+        form: How the recurrence is written: `scan`, `unrolled`, `lstm`, or `auto` for whatever is
+            fastest on the target among what is exact, for each layer and direction
+            (docs/forms.md).
+        folding: `factored`, with scales apart from the weights; `materialized`, with recurrent
+            weights for each timestep, for whole sequences from step 0 only; or `auto`.
+        target: Where the graph is to be fast, `cpu` or `cuda`. It runs on both.
+        length: T, if all sequences have that many timesteps. The form `unrolled` needs it and fixes
+            the graph's time to it; with `auto` it is taken into account, and a graph without
+            unrolled nodes still takes any time.
+        merge_tolerance: Let consecutive timesteps share their statistics where no value moves by
+            more than this (`bnlstm_deploy.fold.merge`). Above 0 this changes what the graph
+            computes; `verify` measures how much.
 
     Returns:
         The metadata that was written into the file.
 
     Raises:
         ExportError: The file exists, `model` holds no BNLSTM or cannot be exported, an argument
-            is out of range, or an axis that must be dynamic came out fixed.
-        FoldError: Statistics or weights cannot be folded.
+            is out of range, the form is not exact for a layer, or an axis that must be dynamic
+            came out fixed.
+        FoldError: Statistics or weights cannot be folded, or the tolerance is negative.
     """
     path = Path(path)
     check_destination(path, force=force)
@@ -99,27 +109,45 @@ def export(
         raise ExportError(f"dtype is {dtype}; pass one of {', '.join(map(str, DTYPES))}")
     if opset not in OPSETS:
         raise ExportError(f"opset is {opset}; pass {OPSETS.start} to {OPSETS.stop - 1}")
+    request = Request(form, folding, target, length)
     layers = recurrent_layers(model)
+    folded = fold_layers(model, dtype, merge_tolerance)
+    modules = [m for m in recurrent_modules(folded).values() if isinstance(m, FoldedBNLSTM)]
+    for entry, module in zip(layers, modules, strict=True):
+        module.choose(request, entry.name)
+    layers = tuple(map(_with_streams, layers, modules))
+    choices = {
+        f"{entry.value_name('')}{suffix}": choice
+        for entry, module in zip(layers, modules, strict=True)
+        for suffix, choice in module.choices.items()
+    }
+    if all(choice.form != unrolled.FORM for choice in choices.values()):
+        length = None
+
     examples = tuple(
         x.to("cpu", dtype) if x.is_floating_point() else x.cpu()
-        for x in (_example_inputs(model) if inputs is None else inputs)
+        for x in (example_inputs(model, length or 2) if inputs is None else inputs)
     )
-    lifted = Lifted(fold_layers(model, dtype), layers)
+    own = own_inputs(model, examples, input_names, dynamic_shapes, length)
+    lifted = Lifted(folded, layers)
     with torch.no_grad():
         outputs, left = lifted(examples, {})
-    own = _own_inputs(model, examples, input_names, dynamic_shapes)
-    state = [_state_input(name, left) for name in lifted.accepts]
-    results = _output_names(len(outputs), output_names)
-    for entry in layers:
-        results += [entry.value_name("h_n"), entry.value_name("c_n")]
-        if entry.value_name("start_step") in lifted.accepts:
-            results.append(entry.value_name("next_step"))
+    initial = {
+        entry.value_name(name): getattr(module, name)
+        for entry, module in zip(layers, modules, strict=True)
+        for name in ("initial_h", "initial_c")
+    }
+    state = [state_input(name, left, initial) for name in lifted.accepts]
+    results = result_names(len(outputs), output_names, layers, lifted.accepts)
     metadata = Metadata(
         checkpoint_sha256=state_sha256(model),
         layers=layers,
-        form=scan.FORM,
-        folding="factored",
+        form="+".join(sorted({choice.form for choice in choices.values()})),
+        folding="+".join(sorted({choice.folding for choice in choices.values()})),
         dtype=str(dtype).removeprefix("torch."),
+        reason=summarize(choices),
+        merge_tolerance=merge_tolerance,
+        length=length,
     )
     graph = _trace(_Flat(lifted, len(own), [i.name for i in state]), [*own, *state], results, opset)
     defaults = {i.name: i.default for i in state if i.default is not None}
@@ -129,18 +157,19 @@ def export(
     return metadata
 
 
-def fold_layers(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def fold_layers(model: nn.Module, dtype: torch.dtype, merge_tolerance: float = 0.0) -> nn.Module:
     """Return a copy of `model` on the CPU, in evaluation, every BNLSTM a FoldedBNLSTM.
 
     Raises:
-        FoldError: Statistics or weights cannot be folded.
+        FoldError: Statistics or weights cannot be folded, or the tolerance is negative.
     """
     if isinstance(model, BNLSTM):
-        return FoldedBNLSTM(model, dtype).eval()
+        return FoldedBNLSTM(model, dtype, merge_tolerance=merge_tolerance).eval()
     folded = copy.deepcopy(model).eval().to("cpu", dtype)
     for name, module in model.named_modules():
         if isinstance(module, BNLSTM):
-            folded.set_submodule(name, FoldedBNLSTM(module, dtype).eval())
+            replacement = FoldedBNLSTM(module, dtype, merge_tolerance=merge_tolerance)
+            folded.set_submodule(name, replacement.eval())
     return folded
 
 
@@ -154,6 +183,11 @@ def check_destination(path: Path, *, force: bool) -> None:
         raise ExportError(f"{path} exists; choose another name, or replace it with force (--force)")
     if not path.parent.is_dir():
         raise ExportError(f"the folder {path.parent} does not exist; create it first")
+
+
+def _with_streams(entry: RecurrentLayers, module: FoldedBNLSTM) -> RecurrentLayers:
+    factored = all(choice.folding == FACTORED for choice in module.choices.values())
+    return replace(entry, streams=entry.streams and factored)
 
 
 class _Flat(nn.Module):
@@ -172,7 +206,7 @@ class _Flat(nn.Module):
 
 
 def _trace(
-    module: _Flat, inputs: Sequence[_Input], output_names: list[str], opset: int
+    module: _Flat, inputs: Sequence[GraphInput], output_names: list[str], opset: int
 ) -> ir.Model:
     """Run torch's exporter.
 
@@ -211,64 +245,3 @@ def quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _example_inputs(model: nn.Module) -> tuple[Tensor]:
-    rnn = model.rnn if isinstance(model, BNLSTMModel) else model
-    if not isinstance(rnn, BNLSTM):
-        raise ExportError(
-            f"a {type(model).__name__} needs example inputs: export(model, path, (x,)), with a "
-            "batch and a time of at least 2"
-        )
-    return (torch.zeros(2, 2, rnn.input_size),)
-
-
-def _own_inputs(
-    model: nn.Module,
-    examples: Sequence[Tensor],
-    names: Sequence[str] | None,
-    shapes: DynamicShapes | None,
-) -> list[_Input]:
-    """Describe the inputs that `model` has itself."""
-    if names is None:
-        parameters = list(inspect.signature(model.forward).parameters.values())
-        names = [parameter.name for parameter in parameters[: len(examples)]]
-    if shapes is None:
-        first = next(m for m in model.modules() if isinstance(m, BNLSTM))
-        leading = ("batch", "time") if first.batch_first else ("time", "batch")
-        shapes = [
-            dict(enumerate(leading)) if example.ndim > 1 else dict(enumerate(["batch"]))
-            for example in examples
-        ]
-    if not len(examples) == len(names) == len(shapes):
-        raise ExportError(
-            f"{len(examples)} inputs, {len(names)} input names and {len(shapes)} dynamic shapes; "
-            "pass one name and one shape for each input"
-        )
-    return [_Input(*fields) for fields in zip(names, examples, shapes, strict=True)]
-
-
-def _state_input(name: str, left: Mapping[str, Tensor]) -> _Input:
-    """Describe an input for the state of recurrent layers, given the states that they left.
-
-    Its batch axis has a name of its own: left out, it is 1 whatever the batch is, and ONNX Runtime
-    takes axes of one name for equal when it plans memory.
-    """
-    prefix, dot, kind = name.rpartition(".")
-    h = left[f"{prefix}{dot}h_n"]
-    rows, batch, hidden = h.shape
-    if kind in ("initial_h", "initial_c"):
-        default = np.zeros((rows, 1, hidden), h.numpy().dtype)
-        return _Input(name, torch.zeros_like(h), {1: f"{name}_batch"}, default)
-    default = np.array([NO_LENGTH if kind == "lengths" else 0])
-    return _Input(name, torch.zeros(batch, dtype=torch.int64), {0: f"{name}_batch"}, default)
-
-
-def _output_names(number: int, names: Sequence[str] | None) -> list[str]:
-    if names is None:
-        return ["output"] if number == 1 else [f"output_{i}" for i in range(number)]
-    if len(names) != number:
-        raise ExportError(
-            f"{len(names)} output names for {number} outputs (final states have names of their own)"
-        )
-    return list(names)

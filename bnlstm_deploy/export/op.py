@@ -4,7 +4,7 @@ The contract is documented in docs/operator.md. The functions here emit ONNX nod
 inside `torch.onnx.export`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 DOMAIN = "bnlstm"
 NAME = "BNLSTM"
 VERSION = 1
+
+FORM_PROPERTY, FOLDING_PROPERTY = "bnlstm.form", "bnlstm.folding"
+"""Metadata properties of a node: how its function body is written."""
 
 
 class Inputs(NamedTuple):
@@ -25,30 +28,37 @@ class Inputs(NamedTuple):
     weight_hh: Tensor
     """(4H, H)."""
     bias: Tensor
-    """(S, 4H)."""
+    """(K, 4H)."""
     initial_h: Tensor
     """(N, H) or (1, H)."""
     initial_c: Tensor
     """(N, H) or (1, H)."""
     input_scale: Tensor | None = None
-    """(S, 4H); 1 if left empty."""
+    """(K, 4H); 1 if left empty."""
     hidden_scale: Tensor | None = None
-    """(S, 4H); 1 if left empty."""
+    """(K, 4H); 1 if left empty."""
     cell_scale: Tensor | None = None
-    """(S, H); 1 if left empty."""
+    """(K, H); 1 if left empty."""
     cell_shift: Tensor | None = None
-    """(S, H); 0 if left empty. Empty exactly if `cell_scale` is."""
+    """(K, H); 0 if left empty. Empty exactly if `cell_scale` is."""
     lengths: Tensor | None = None
     """(N,) or (1,), int64; T if left empty, and a value above T means T."""
     start_step: Tensor | None = None
     """(N,) or (1,), int64; 0 if left empty."""
+    rows: Tensor | None = None
+    """(S,), int64, the row of each timestep; 0, 1, ..., K - 1 if left empty."""
 
 
 OUTPUTS = ("Y", "Y_h", "Y_c")
 
 
-def bnlstm(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Emit one BNLSTM node; return Y (T, N, H), Y_h and Y_c (N, H)."""
+def bnlstm(inputs: Inputs, properties: Mapping[str, str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Emit one BNLSTM node; return Y (T, N, H), Y_h and Y_c (N, H).
+
+    Args:
+        inputs: Of the node.
+        properties: Its metadata properties.
+    """
     time, batch = inputs.X.shape[:2]
     hidden = inputs.weight_hh.shape[1]
     dtype = inputs.X.dtype
@@ -58,6 +68,7 @@ def bnlstm(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         dtypes=(dtype, dtype, dtype),
         shapes=((time, batch, hidden), (batch, hidden), (batch, hidden)),
         version=VERSION,
+        metadata_props=dict(properties),
     )
     return y, y_h, y_c
 

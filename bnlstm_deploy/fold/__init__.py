@@ -3,5 +3,15 @@
 from bnlstm_deploy.fold.affine import Affine, affine
 from bnlstm_deploy.fold.fold import fold
 from bnlstm_deploy.fold.folded import FoldedDirection, FoldedLSTM, Materialized
+from bnlstm_deploy.fold.merge import absorb_scales, merge
 
-__all__ = ["Affine", "FoldedDirection", "FoldedLSTM", "Materialized", "affine", "fold"]
+__all__ = [
+    "Affine",
+    "FoldedDirection",
+    "FoldedLSTM",
+    "Materialized",
+    "absorb_scales",
+    "affine",
+    "fold",
+    "merge",
+]

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def fold(module: "BNLSTM") -> FoldedLSTM:
     """Fold the population statistics of a BN-LSTM into affine maps, in float64.
 
-    Nothing is rounded: call `astype` on the result once, at the end.
+    Every timestep has a row of its own: see `merge`. Nothing is rounded: call `astype` on the
+    result once, at the end.
 
     Raises:
         FoldError: Statistics that are negative or not finite, weights that are not finite.
@@ -49,6 +50,7 @@ def _fold_direction(module: "BNLSTM", suffix: str) -> FoldedDirection:
         bias=bias,
         cell_scale=extend(cell_map.scale, steps),
         cell_shift=extend(cell_map.shift, steps),
+        rows=np.arange(steps),
     )
 
 

@@ -1,6 +1,7 @@
 """A folded batch-normalized LSTM: arrays, and what they compute, in numpy."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,47 +12,62 @@ from bnlstm_deploy.errors import FoldError
 FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
 
+FLOATS = (
+    "weight_ih",
+    "weight_hh",
+    "input_scale",
+    "hidden_scale",
+    "bias",
+    "cell_scale",
+    "cell_shift",
+)
+"""The arrays of a `FoldedDirection` that hold real numbers."""
+
 
 class Materialized(NamedTuple):
-    """The literal fold into the gate weights of every timestep."""
+    """The literal fold into the gate weights of every row."""
 
     weight_ih: FloatArray
-    """(S, 4H, D)"""
+    """(K, 4H, D)"""
     weight_hh: FloatArray
-    """(S, 4H, H)"""
+    """(K, 4H, H)"""
 
 
 @dataclass(frozen=True, eq=False)
 class FoldedDirection:
     """One layer and direction with its normalizations folded.
 
-    For timestep t of a stream that consumed `step` timesteps before, k = min(step + t, S - 1):
+    For timestep t of a stream that consumed `step` timesteps before, with
+    k = rows[min(step + t, S - 1)]:
 
         i, f, g, o = input_scale[k] * (weight_ih x) + hidden_scale[k] * (weight_hh h) + bias[k]
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h = sigmoid(o) * tanh(cell_scale[k] * c + cell_shift[k])
 
-    The two scales are kept apart from the weights (the *factored* view, S * 4H numbers); multiplied
-    into them they give the *materialized* view, `materialized()`, with S * 4H * (D + H) numbers.
+    S timesteps have statistics of their own, in K <= S rows: `merge` lets timesteps share a row.
+    The two scales are kept apart from the weights (the *factored* view, K * 4H numbers); multiplied
+    into them they give the *materialized* view, `materialized()`, with K * 4H * (D + H) numbers.
 
     Raises:
         FoldError: Arrays whose shapes contradict each other, or that are not finite.
     """
 
     weight_ih: FloatArray
-    """(4H, D), as trained; gates in torch's order i, f, g, o."""
+    """(4H, D); gates in torch's order i, f, g, o. As trained, unless a scale was absorbed."""
     weight_hh: FloatArray
-    """(4H, H), as trained."""
+    """(4H, H); likewise."""
     input_scale: FloatArray
-    """(S, 4H), gamma_x / sqrt(var_x + eps)."""
+    """(K, 4H), gamma_x / sqrt(var_x + eps)."""
     hidden_scale: FloatArray
-    """(S, 4H), gamma_h / sqrt(var_h + eps)."""
+    """(K, 4H), gamma_h / sqrt(var_h + eps)."""
     bias: FloatArray
-    """(S, 4H), b + beta_x + beta_h - input_scale * mean_x - hidden_scale * mean_h."""
+    """(K, 4H), b + beta_x + beta_h - input_scale * mean_x - hidden_scale * mean_h."""
     cell_scale: FloatArray
-    """(S, H), gamma_c / sqrt(var_c + eps)."""
+    """(K, H), gamma_c / sqrt(var_c + eps)."""
     cell_shift: FloatArray
-    """(S, H), beta_c - cell_scale * mean_c."""
+    """(K, H), beta_c - cell_scale * mean_c."""
+    rows: IntArray
+    """(S,) int64, the row of each timestep; later timesteps use the last."""
 
     def __post_init__(self) -> None:
         if self.weight_ih.ndim != 2 or self.weight_hh.ndim != 2 or self.bias.ndim != 2:
@@ -59,15 +75,15 @@ class FoldedDirection:
                 f"weight_ih, weight_hh and bias have shapes {self.weight_ih.shape}, "
                 f"{self.weight_hh.shape} and {self.bias.shape}; each must have two axes"
             )
-        steps, hidden = self.steps, self.hidden_size
+        rows, hidden = len(self.bias), self.hidden_size
         expected = {
             "weight_ih": (4 * hidden, self.input_size),
             "weight_hh": (4 * hidden, hidden),
-            "input_scale": (steps, 4 * hidden),
-            "hidden_scale": (steps, 4 * hidden),
-            "bias": (steps, 4 * hidden),
-            "cell_scale": (steps, hidden),
-            "cell_shift": (steps, hidden),
+            "input_scale": (rows, 4 * hidden),
+            "hidden_scale": (rows, 4 * hidden),
+            "bias": (rows, 4 * hidden),
+            "cell_scale": (rows, hidden),
+            "cell_shift": (rows, hidden),
         }
         for name, shape in expected.items():
             array = getattr(self, name)
@@ -76,6 +92,16 @@ class FoldedDirection:
             if not np.isfinite(array).all():
                 where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
                 raise FoldError(f"{name}{list(where)} is {array[where]}; it must be finite")
+        if self.rows.dtype != np.int64 or self.rows.ndim != 1 or not len(self.rows):
+            raise FoldError(
+                f"rows has dtype {self.rows.dtype} and shape {self.rows.shape}; expected int64 and "
+                "one axis with an entry for each timestep"
+            )
+        lowest, highest = int(self.rows.min()), int(self.rows.max())
+        if lowest < 0 or highest >= rows:
+            raise FoldError(
+                f"rows runs from {lowest} to {highest}; the arrays have rows 0 to {rows - 1}"
+            )
 
     @property
     def input_size(self) -> int:
@@ -89,8 +115,13 @@ class FoldedDirection:
 
     @property
     def steps(self) -> int:
-        """S, the number of statistics rows."""
-        return int(self.bias.shape[0])
+        """S, the number of timesteps with statistics of their own."""
+        return len(self.rows)
+
+    @property
+    def normalizes_cell(self) -> bool:
+        """Whether the cell's affine map changes anything."""
+        return bool((self.cell_scale != 1).any() or (self.cell_shift != 0).any())
 
     def astype(self, dtype: DTypeLike) -> "FoldedDirection":
         """Return the same fold with every array rounded once to `dtype`.
@@ -99,11 +130,10 @@ class FoldedDirection:
             FoldError: A value does not fit into `dtype`.
         """
         with np.errstate(over="ignore"):
-            arrays = {f.name: getattr(self, f.name).astype(dtype) for f in fields(self)}
-        return FoldedDirection(**arrays)
+            return replace(self, **{name: getattr(self, name).astype(dtype) for name in FLOATS})
 
     def materialized(self) -> Materialized:
-        """Return the weights of every timestep, with the scales multiplied into them."""
+        """Return the weights of every row, with the scales multiplied into them."""
         return Materialized(
             self.input_scale[:, :, None] * self.weight_ih,
             self.hidden_scale[:, :, None] * self.weight_hh,
@@ -127,7 +157,7 @@ class FoldedDirection:
         output = np.zeros((*x.shape[:2], self.hidden_size), dtype=self.bias.dtype)
         products = x @ self.weight_ih.T
         for t, product in enumerate(products):
-            k = np.minimum(step + t, self.steps - 1)
+            k = self.rows[np.minimum(step + t, self.steps - 1)]
             gates = product * self.input_scale[k] + self.bias[k]
             gates += (h @ self.weight_hh.T) * self.hidden_scale[k]
             i, f, g, o = np.split(gates, 4, axis=1)
@@ -158,12 +188,16 @@ class FoldedLSTM:
 
     @property
     def steps(self) -> int:
-        """S, the number of statistics rows."""
+        """S, the number of timesteps with statistics of their own, of the direction with most."""
         return max(direction.steps for layer in self.layers for direction in layer)
+
+    def map(self, change: Callable[[FoldedDirection], FoldedDirection]) -> "FoldedLSTM":
+        """Return the fold whose directions are `change` of this one's."""
+        return FoldedLSTM(tuple(tuple(map(change, layer)) for layer in self.layers))
 
     def astype(self, dtype: DTypeLike) -> "FoldedLSTM":
         """Return the same fold with every array rounded once to `dtype`."""
-        return FoldedLSTM(tuple(tuple(d.astype(dtype) for d in layer) for layer in self.layers))
+        return self.map(lambda direction: direction.astype(dtype))
 
     def run(
         self,

@@ -58,7 +58,10 @@ def check_feeds(
         )
     sizes: dict[str, tuple[int, str]] = {}
     for name, array in feeds.items():
-        _check_array(array, values[name], sizes)
+        _check_array(array, values[name], sizes, metadata.length)
+    time = sizes.get("time")
+    if metadata.length is not None:
+        time = (metadata.length, required[0].name)
     batch = sizes.get("batch")
     for entry in metadata.layers:
         for kind in ("initial_h", "initial_c", "lengths", "start_step"):
@@ -70,12 +73,17 @@ def check_feeds(
                     "sizes must agree"
                 )
         _check_state(feeds, entry.value_name("initial_h"), entry.value_name("initial_c"))
-        _check_range(feeds, entry.value_name("lengths"), sizes.get("time"))
+        _check_range(feeds, entry.value_name("lengths"), time)
         _check_range(feeds, entry.value_name("start_step"), None)
 
 
-def _check_array(array: Array, value: Value, sizes: dict[str, tuple[int, str]]) -> None:
-    """Check one array, and collect the sizes of dynamic axes with the input that has them."""
+def _check_array(
+    array: Array, value: Value, sizes: dict[str, tuple[int, str]], length: int | None
+) -> None:
+    """Check one array, and collect the sizes of dynamic axes with the input that has them.
+
+    `length` is the number of timesteps that the graph is unrolled for, if it is.
+    """
     name = value.name
     if not isinstance(array, np.ndarray):
         raise InputError(f"{name!r} is a {type(array).__name__}; pass a numpy array")
@@ -94,7 +102,10 @@ def _check_array(array: Array, value: Value, sizes: dict[str, tuple[int, str]]) 
         raise InputError(f"{name!r} has shape {array.shape}; pass at least one element")
     for size, axis in zip(array.shape, value.shape, strict=True):
         if isinstance(axis, int) and size != axis:
-            raise InputError(f"{name!r} has shape {array.shape}; this graph takes ({expected})")
+            unrolled = f", unrolled for T = {length} timesteps" if axis == length else ""
+            raise InputError(
+                f"{name!r} has shape {array.shape}; this graph takes ({expected}){unrolled}"
+            )
         if isinstance(axis, str):
             known, other = sizes.setdefault(axis, (size, name))
             if known != size:

@@ -104,8 +104,8 @@ class Session:
             as arguments and as results.
 
         Raises:
-            InputError: An input, the state or the lengths do not fit the graph, or a model with
-                two directions is asked to continue streams.
+            InputError: An input, the state or the lengths do not fit the graph, or a graph that
+                cannot continue streams is asked to.
         """
         if len(inputs) != len(self.inputs):
             raise InputError(
@@ -139,10 +139,16 @@ class Session:
 
     def _state_feeds(self, layers: RecurrentLayers, state: State) -> dict[str, Array]:
         if state.step is None or not layers.streams:
+            why = (
+                "a model with two directions, which cannot continue a stream: its reverse "
+                "direction starts at the end"
+                if layers.num_directions == 2
+                else "a graph with materialized weights, which cannot continue a stream: they "
+                "belong to timesteps from step 0 on. To stream, export with folding='factored'"
+            )
             raise InputError(
-                "a state is given to a model with two directions, which cannot continue a stream: "
-                "its reverse direction starts at the end. Pass whole sequences; an initial state "
-                "goes in with run({..., 'initial_h': h, 'initial_c': c})"
+                f"a state is given to {why}. Pass whole sequences; an initial state goes in with "
+                "run({..., 'initial_h': h, 'initial_c': c})"
             )
         feeds: dict[str, Array] = {
             layers.value_name("initial_h"): state.h,

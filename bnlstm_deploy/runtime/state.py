@@ -19,4 +19,4 @@ class State:
     c: NDArray[np.floating]
     """(num_layers * num_directions, N, H)."""
     step: NDArray[np.int64] | None
-    """(N,), timesteps consumed so far; None with two directions, which cannot be continued."""
+    """(N,), timesteps consumed so far; None where streams cannot be continued."""

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 
 BATCHES = (1, 7)
+LARGE_BATCH = 64
+
+Lengths = Literal["random", "equal"]
 
 Sample = Callable[[np.random.Generator, int, int], Sequence[Tensor]]
 """Makes a model's inputs from a random generator, a batch size and a number of timesteps."""
@@ -29,33 +33,67 @@ class Case:
     """N."""
     state: bool = False
     """Whether the initial state is random instead of zero."""
-    ragged: bool = False
-    """Whether lengths (0..T) and start steps (0..S + 1) are random instead of T and 0."""
+    lengths: Lengths | None = None
+    """Valid timesteps: random, 0 and T among them; all the same, below T; or T, if None."""
+    steps: bool = False
+    """Whether start steps are random, 0..S + 1, instead of 0."""
     chunks: tuple[int, ...] = ()
     """Timesteps of the chunks that the graph runs in, carrying its state; empty for one run."""
 
     def __str__(self) -> str:
         parts = [f"T={self.time}", f"N={self.batch}"]
         parts += ["random state"] if self.state else []
-        parts += ["random lengths and steps"] if self.ragged else []
+        parts += [f"{self.lengths} lengths"] if self.lengths else []
+        parts += ["random steps"] if self.steps else []
         parts += [f"chunks {'+'.join(map(str, self.chunks))}"] if self.chunks else []
         return ", ".join(parts)
 
 
-def make_cases(steps: int, *, streams: bool, generator: np.random.Generator) -> list[Case]:
-    """Return the cases around S = `steps` statistics rows.
+def make_cases(
+    steps: int,
+    *,
+    streams: bool,
+    generator: np.random.Generator,
+    length: int | None = None,
+    most_streams: Callable[[int], int] = lambda time: LARGE_BATCH,
+) -> list[Case]:
+    """Return the cases around S = `steps` timesteps with statistics of their own.
 
-    Lengths 1, S - 1, S, S + 1 and 3S, batches 1 and 7, zero and random initial states; for each
-    length random lengths and steps within a batch; and, for models that stream, random chunks.
+    Lengths 1, 2, S - 1, S, S + 1, 2S and 4S, batches 1, 7 and, at S, 64; zero and random initial
+    states; for each length random lengths and start steps within a batch; equal lengths; and, for
+    models that stream, random chunks.
+
+    Args:
+        steps: S.
+        streams: Whether the graph can continue a stream.
+        generator: For the chunks.
+        length: The one T of a graph that is for one; its chunks are two and three times that.
+        most_streams: How many streams of T timesteps fit into memory.
     """
-    times = sorted({time for time in (1, steps - 1, steps, steps + 1, 3 * steps) if time > 0})
+    times = sorted({1, 2, steps - 1, steps, steps + 1, 2 * steps, 4 * steps} - {0})
+    if length is not None:
+        times = [length]
+
+    def batch(time: int, streams: int = BATCHES[-1]) -> int:
+        return max(1, min(streams, most_streams(time)))
+
     cases = [
-        Case(time, batch, state) for time in times for batch in BATCHES for state in (False, True)
+        Case(time, n, state)
+        for time in times
+        for n in sorted({batch(time, size) for size in BATCHES})
+        for state in (False, True)
     ]
-    cases += [Case(time, BATCHES[-1], state=True, ragged=True) for time in times]
-    if streams:
+    cases += [
+        Case(time, batch(time), state=True, lengths="random", steps=streams) for time in times
+    ]
+    middle = length or steps + 1
+    cases.append(Case(middle, batch(middle), lengths="equal"))
+    cases.append(Case(length or steps, batch(length or steps, LARGE_BATCH), state=True))
+    if streams and length is not None:
+        cases += [Case(n * length, batch(n * length), chunks=(length,) * n) for n in (2, 3)]
+    elif streams:
         cases += [
-            Case(time, BATCHES[-1], chunks=_random_chunks(time, generator))
+            Case(time, batch(time), chunks=_random_chunks(time, generator))
             for time in times
             if time > 1
         ]
@@ -76,11 +114,19 @@ def make_given(
             shape = (entry.num_layers * entry.num_directions, case.batch, entry.hidden_size)
             given[name("initial_h")] = _float32(generator.uniform(-1, 1, shape))
             given[name("initial_c")] = _float32(generator.standard_normal(shape))
-        if case.ragged:
-            given[name("lengths")] = generator.integers(0, case.time + 1, case.batch)
-            if entry.streams:
-                given[name("start_step")] = generator.integers(0, entry.steps + 2, case.batch)
+        if case.lengths is not None:
+            given[name("lengths")] = _lengths(case, generator)
+        if case.steps and entry.streams:
+            given[name("start_step")] = generator.integers(0, entry.steps + 2, case.batch)
     return given
+
+
+def _lengths(case: Case, generator: np.random.Generator) -> NDArray[np.int64]:
+    if case.lengths == "equal":
+        return np.full(case.batch, max(1, case.time - 1))
+    lengths = generator.integers(0, case.time + 1, case.batch)
+    lengths[:2] = (case.time, 0)[: case.batch]  # whatever is drawn, both ends are there
+    return lengths
 
 
 def default_sample(model: nn.Module) -> Sample:

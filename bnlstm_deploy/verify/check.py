@@ -1,25 +1,39 @@
 """verify(): the fold and the exported graph against the training model."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import datetime
+import hashlib
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import torch
 from torch import nn
 
 from bnlstm_deploy.checkpoint import state_sha256
-from bnlstm_deploy.errors import VerificationError
+from bnlstm_deploy.errors import RuntimeSessionError, VerificationError
 from bnlstm_deploy.export.lifted import recurrent_layers
-from bnlstm_deploy.export.model import fold_layers
+from bnlstm_deploy.fold import fold
 from bnlstm_deploy.metadata import RecurrentLayers
+from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.runtime.providers import Provider
-from bnlstm_deploy.verify.cases import Case, Sample, default_sample, make_cases, make_given
-from bnlstm_deploy.verify.noise import NoisyActivations
-from bnlstm_deploy.verify.report import Comparison, Report, Stage, compare
-from bnlstm_deploy.verify.run import TorchModel, run_chunks
+from bnlstm_deploy.verify.cases import Sample, default_sample, make_cases
+from bnlstm_deploy.verify.checker import Checker
+from bnlstm_deploy.verify.conditions import LONGEST, check_conditions
+from bnlstm_deploy.verify.data import check_data
+from bnlstm_deploy.verify.draw import Draw
+from bnlstm_deploy.verify.metrics import Scales
+from bnlstm_deploy.verify.process import Graph, GraphProcess
+from bnlstm_deploy.verify.report import Report
+from bnlstm_deploy.verify.run import Trial
+from bnlstm_deploy.verify.search import check_worst_case
+from bnlstm_deploy.verify.structure import check_structure
+from bnlstm_deploy.version import __version__
 
 
 def verify(
@@ -27,116 +41,188 @@ def verify(
     path: str | Path,
     *,
     sample: Sample | None = None,
+    data: Sequence[str | Path] = (),
     providers: Sequence[Provider] = ("cpu",),
     ratio_limit: float = 4.0,
+    search_seconds: float = 3.0,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    isolated: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Check that an exported graph computes what its training model computes.
 
-    Two stages over the cases of `make_cases`. *Algebra*: the fold against the training model, both
-    in float64, at most 1e-10 apart. *Precision*: the graph on ONNX Runtime against the training
-    model in float64. No fixed tolerance is right for the latter, since rounding is amplified by
-    what the model has learned; so the yardstick is the error that the training model itself makes
-    in float32 against the same truth, on the same inputs (`Report.budget` says it exactly).
+    In stages, each with a verdict of its own:
+
+        structure    the file itself: valid ONNX, names, shapes, types, opset, checkpoint hash
+        algebra      the fold against the training model, both in float64, at most 1e-10 apart
+        precision    the graph on ONNX Runtime against the training model in float64
+        conditions   streams that must not matter to others, padding, extreme inputs
+        worst case   the inputs on which a search finds the largest errors
+        data         the user's own inputs, if any are given
+
+    No fixed tolerance is right for the graph, since rounding is amplified by what the model has
+    learned; so the yardstick is the error that the training model itself makes in float32 against
+    the same truth, on the same inputs (`Report.budget` says it exactly).
+
+    Where the file's rows were merged with a tolerance, the outputs differ on purpose. How much is
+    measured, in float64, as `Report.merge_error`, and the graph is held to the merged fold. A graph
+    for one number of timesteps is checked on sequences of that many. If the check fails, its first
+    failure is looked into: see `bnlstm_deploy.verify.diagnosis`.
 
     Args:
         model: The training model. It is copied, not changed.
         path: The exported file.
         sample: Makes inputs; needed unless `model` is a BNLSTM or a BNLSTMModel, which get standard
             normal ones.
-        providers: As in `Session`.
-        ratio_limit: How many times the training model's own float32 error is allowed.
+        data: `.npz` files with inputs of the user's own, by the graph's names, and labels `y`.
+        providers: Execution providers; the graph is checked on each.
+        ratio_limit: How many times the training model's own error is allowed.
+        search_seconds: For how long to search for the worst inputs; 0 for no search.
         seed: Of the random inputs, states, lengths, steps and chunks.
-        progress: Called with the number of cases done and of all cases.
+        isolated: Whether each provider runs in a process of its own, so that its crash is a result.
+        progress: Called with the stage, the number of its cases done, and of all of them.
 
     Returns:
-        The comparisons, and whether they passed.
+        Everything measured, and whether it passed.
 
     Raises:
         VerificationError: The graph is of a model with other layers, or `sample` is missing.
         FoldError: The model cannot be folded.
+        InputError: The data cannot be read, or does not fit the graph.
         RuntimeSessionError: The file or a provider cannot be used.
     """
-    session = Session(path, providers=providers)
-    layers = recurrent_layers(model)
-    _check_same_layers(layers, session.metadata.layers)
-    sample = sample or default_sample(model)
-    truth = TorchModel(copy.deepcopy(model), layers, session, torch.float64)
-    own = TorchModel(copy.deepcopy(model), layers, session, torch.float32)
-    folded = TorchModel(fold_layers(model, torch.float64), layers, session, torch.float64)
+    path = Path(path)
+    if not providers:
+        raise RuntimeSessionError("providers is []; pass at least one, such as 'cpu'")
+    show = progress or (lambda stage, done, total: None)
+    with _graphs(path, providers, isolated=isolated) as graphs:
+        graph = next(iter(graphs.values()))
+        _check_same_layers(recurrent_layers(model), graph.metadata.layers)
+        generator = np.random.default_rng(seed)
+        draw = Draw(graph, sample or default_sample(model), generator)
+        structure = check_structure(model, path, graph)
+        checker = Checker(model, graphs, seed)
+        _check_cases(checker, draw, generator, show)
+        steps = graph.metadata.length or min(graph.metadata.steps + 1, LONGEST)
+        show("conditions", 0, 1)
+        check_conditions(checker, draw, steps)
+        worst = None
+        if search_seconds > 0 and checker.graphs:
+            show("worst case", 0, 1)
+            worst = check_worst_case(checker, draw, search_seconds)
+        agreement = None
+        if data:
+            show("data", 0, 1)
+            agreement = check_data(checker, [Path(p) for p in data], draw.most_streams)
+        report = Report(
+            comparisons=tuple(checker.comparisons),
+            metadata=graph.metadata,
+            checkpoint_sha256=state_sha256(model),
+            ratio_limit=ratio_limit,
+            seed=seed,
+            merge_error=checker.merge_error,
+            curves=tuple(checker.curves.values()),
+            scales=tuple(_scales(model)),
+            structure=tuple(structure),
+            crashes=tuple(checker.crashes),
+            agreement=agreement,
+            worst=worst,
+            environment=_environment(path, list(graphs)),
+        )
+    show("data", 1, 1)
+    return report
 
-    generator = np.random.default_rng(seed)
-    streams = all(entry.streams for entry in layers)
-    cases = make_cases(session.metadata.steps, streams=streams, generator=generator)
-    algebra: list[Comparison] = []
-    precision: list[Comparison] = []
-    for done, case in enumerate(cases):
-        if progress is not None:
-            progress(done, len(cases))
-        inputs = [tensor.numpy(force=True) for tensor in sample(generator, case.batch, case.time)]
-        feeds = {v.name: array for v, array in zip(session.inputs, inputs, strict=True)}
-        given = make_given(case, layers, generator)
-        feeds |= {v.name: given[v.name] for v in session.state_inputs if v.name in given}
-        expected = truth.run(feeds)
-        if case.chunks and not _agree(run_chunks(truth.run, session, case, feeds), expected):
-            continue  # the model does more over time than its BNLSTM: it has no streaming form
-        rounded = own.run(feeds)
-        with NoisyActivations(seed):
-            noisy = truth.run(feeds)
-        if case.chunks:
-            actual = run_chunks(session.run, session, case, _convert(feeds, session))
-        else:
-            actual = session.run(_convert(feeds, session))
-            exact = folded.run(feeds)
-            algebra += _compare("algebra", case, exact, rounded, noisy, expected)
-        precision += _compare("precision", case, actual, rounded, noisy, expected)
-    if progress is not None:
-        progress(len(cases), len(cases))
-    return Report(
-        algebra=tuple(algebra),
-        precision=tuple(precision),
-        metadata=session.metadata,
-        checkpoint_sha256=state_sha256(model),
-        ratio_limit=ratio_limit,
-        seed=seed,
+
+def _check_cases(
+    checker: Checker,
+    draw: Draw,
+    generator: np.random.Generator,
+    show: Callable[[str, int, int], None],
+) -> None:
+    """Measure lengths, batches, states, start steps and chunks."""
+    metadata = checker.graph.metadata
+    cases = make_cases(
+        metadata.steps,
+        streams=all(entry.streams for entry in metadata.layers),
+        generator=generator,
+        length=metadata.length,
+        most_streams=draw.most_streams,
     )
+    for done, case in enumerate(cases):
+        show("precision", done, len(cases))
+        trial = draw(case)
+        if case.chunks and not _streams(checker, trial):
+            continue  # the model does more over time than its BNLSTM: it has no streaming form
+        checker.measure("precision", trial)
+    show("precision", len(cases), len(cases))
+
+
+@contextlib.contextmanager
+def _graphs(
+    path: Path, providers: Sequence[Provider], *, isolated: bool
+) -> Iterator[dict[str, Graph]]:
+    """Open the file with each provider."""
+    names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+    with contextlib.ExitStack() as stack:
+        graphs: dict[str, Graph] = {}
+        for name, provider in zip(names, providers, strict=True):
+            if isolated:
+                graphs[name] = stack.enter_context(GraphProcess(path, provider))
+            else:
+                graphs[name] = Session(path, providers=(provider,))
+        yield graphs
 
 
 def _check_same_layers(
     expected: tuple[RecurrentLayers, ...], found: tuple[RecurrentLayers, ...]
 ) -> None:
-    if expected != found:
+    # Whether they stream is up to the graph, too.
+    one, other = ([replace(e, streams=False) for e in entries] for entries in (expected, found))
+    if one != other:
         raise VerificationError(
             f"the graph was exported from a model with the recurrent layers {found}, the "
             f"checkpoint has {expected}; check it against its own checkpoint"
         )
 
 
-def _convert(feeds: Mapping[str, Array], session: Session) -> dict[str, Array]:
-    """Return the feeds in the dtypes that the graph takes."""
-    dtypes = {value.name: value.dtype for value in (*session.inputs, *session.state_inputs)}
-    return {name: array.astype(dtypes[name] or array.dtype) for name, array in feeds.items()}
-
-
-def _compare(
-    stage: Stage,
-    case: Case,
-    checked: dict[str, Array],
-    own: dict[str, Array],
-    noisy: dict[str, Array],
-    truth: dict[str, Array],
-) -> list[Comparison]:
-    return [
-        compare(
-            stage, str(case), case.time, name, checked[name], own[name], noisy[name], truth[name]
-        )
-        for name in truth
-    ]
-
-
-def _agree(one: dict[str, Array], other: dict[str, Array]) -> bool:
+def _streams(checker: Checker, trial: Trial) -> bool:
+    """Whether the training model gives in chunks what it gives at once."""
+    whole, joined = trial.run(checker.truth.run), trial.run_chunks(checker.truth.run)
     return all(
-        one[name].shape == other[name].shape and np.allclose(one[name], other[name], rtol=1e-9)
-        for name in other
+        joined[name].shape == value.shape and np.allclose(joined[name], value, rtol=1e-9)
+        for name, value in whole.items()
     )
+
+
+def _scales(model: nn.Module) -> Iterator[Scales]:
+    """Yield the largest folded scales of every layer and direction."""
+    for path, module in model.named_modules():
+        if isinstance(module, BNLSTM):
+            directions = [direction for layer in fold(module).layers for direction in layer]
+            for (_, suffix), folded in zip(module.directions(), directions, strict=True):
+                largest = {
+                    name: tuple(np.abs(array[folded.rows]).max(axis=1).tolist())
+                    for name, array in (
+                        ("input", folded.input_scale),
+                        ("hidden", folded.hidden_scale),
+                        ("cell", folded.cell_scale),
+                    )
+                }
+                yield Scales(name=path + suffix, **largest)
+
+
+def _environment(path: Path, providers: Sequence[str]) -> Mapping[str, str]:
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "file": path.name,
+        "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "providers": ", ".join(providers),
+        "bnlstm-deploy": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": ort.__version__,
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }

@@ -1,20 +1,27 @@
 """What a check found, and how it is judged."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bnlstm_deploy.metadata import Metadata
+from bnlstm_deploy.errors import VerificationError
+from bnlstm_deploy.metadata import Metadata, RecurrentLayers
+from bnlstm_deploy.verify.data import Agreement
+from bnlstm_deploy.verify.metrics import Comparison, Curve, Scales, Stage, largest
+from bnlstm_deploy.verify.search import WorstInput
+from bnlstm_deploy.verify.structure import Finding
+
+SCHEMA_VERSION = 1
 
 ALGEBRA_LIMIT = 1e-10
 """Error of the float64 fold, and of a float64 graph, relative to the largest true magnitude."""
 
 FLOOR_ULPS = 8
-"""Float32 errors below this many ULP of the largest true magnitude always pass."""
+"""Errors below this many ULP of the largest true magnitude always pass."""
 
 CHAOS = 1e-2
 """A yardstick above this part of the largest true magnitude: the outputs are noise in float32.
@@ -23,70 +30,110 @@ Some models amplify rounding exponentially over time. Once it fills the output, 
 come apart cannot be told any more, and the comparison is left to the shorter cases.
 """
 
-Stage = Literal["algebra", "precision"]
-
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
 FLOAT64_EPS = float(np.finfo(np.float64).eps)
+EPS = {"float64": FLOAT64_EPS, "float32": FLOAT32_EPS, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""Distance from 1 to the next number, by the dtype of the graph."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The error of one output in one case, against the float64 training model."""
+class StageResult:
+    """The verdict of one stage."""
 
-    stage: Stage
-    """What is checked: the fold in float64, or the exported graph."""
-    case: str
-    """What was run: timesteps, streams and conditions."""
-    time: int
-    """T of the case."""
-    value: str
-    """The output: `output`, `h_n`, `c_n`, `next_step`, ...."""
-    error: float
-    """Largest absolute error of what is checked."""
-    own_error: float
-    """Largest absolute error of the training model in float32, the yardstick."""
-    activation_error: float
-    """Largest absolute error that activation functions off by 3e-7 cause; see `noise`."""
-    magnitude: float
-    """Largest absolute value of the truth."""
-
-    @property
-    def kind(self) -> tuple[int, str]:
-        """What comparisons share that are judged by one yardstick."""
-        return self.time, self.value
+    name: str
+    passed: bool
+    detail: str
 
 
 @dataclass(frozen=True)
 class Report:
     """The result of `verify`."""
 
-    algebra: tuple[Comparison, ...]
-    """The fold, evaluated in float64."""
-    precision: tuple[Comparison, ...]
-    """The exported graph."""
+    comparisons: tuple[Comparison, ...]
     metadata: Metadata
     """Of the exported file."""
     checkpoint_sha256: str
     """Of the training model checked against."""
     ratio_limit: float
-    """How many times the training model's own float32 error the graph's may be."""
+    """How many times the training model's own error the graph's may be."""
     seed: int
+    merge_error: float = 0.0
+    """How far merging rows moves an output at most, in float64; 0 for a file without tolerance."""
+    curves: tuple[Curve, ...] = ()
+    scales: tuple[Scales, ...] = ()
+    structure: tuple[Finding, ...] = ()
+    crashes: tuple[str, ...] = ()
+    """Graphs that ended their process, and in which case."""
+    agreement: Agreement | None = None
+    """What the user's data says beside errors."""
+    worst: WorstInput | None = None
+    """The input on which the search found the largest error."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Versions, machine, date, hash of the file."""
+    diagnosis: Mapping[str, Any] | None = None
+    """Why it failed: `Diagnosis.to_dict()`."""
+
+    @property
+    def algebra(self) -> tuple[Comparison, ...]:
+        """The fold, evaluated in float64."""
+        return self.of_stage("algebra")
+
+    @property
+    def precision(self) -> tuple[Comparison, ...]:
+        """The exported graph."""
+        return self.of_stage("precision")
+
+    def of_stage(self, stage: Stage) -> tuple[Comparison, ...]:
+        """Return the comparisons of one stage."""
+        return tuple(c for c in self.comparisons if c.stage == stage)
 
     @property
     def passed(self) -> bool:
-        """Whether no comparison failed."""
-        return not self.failures
+        """Whether every stage passed."""
+        return all(stage.passed for stage in self.stages)
 
-    @property
+    @cached_property
     def failures(self) -> tuple[Comparison, ...]:
         """The comparisons whose error is over its budget, or is not a number."""
-        return tuple(c for c in (*self.algebra, *self.precision) if not c.error <= self.budget(c))
+        return tuple(c for c in self.comparisons if not c.unexplained <= self.budget(c))
+
+    @property
+    def stages(self) -> tuple[StageResult, ...]:
+        """The verdict of each stage, in order."""
+        wrong = [finding for finding in self.structure if not finding.ok]
+        results = [
+            StageResult(
+                "structure",
+                not wrong,
+                "; ".join(f"{f.name}: {f.detail}" for f in wrong)
+                or f"{len(self.structure)} findings, all as expected",
+            )
+        ]
+        if self.crashes:
+            results.append(StageResult("providers", False, "; ".join(self.crashes)))
+        details = {
+            "algebra": f"fold in float64 off by {self.algebra_error:.1e} relative",
+            "precision": f"{self.ratio:.2f} times the training model's own error",
+            "conditions": "rows independent, NaN contained, extreme inputs",
+            "worst case": "the inputs that gradient ascent found",
+            "data": "" if self.agreement is None else str(self.agreement),
+        }
+        stages: tuple[Stage, ...] = ("algebra", "precision", "conditions", "worst case", "data")
+        for name in stages:
+            cases = {(c.provider, c.case) for c in self.of_stage(name)}
+            if cases:
+                failed = len({c.case for c in self.failures if c.stage == name})
+                text = f"{details[name]}; {len(cases)} cases" + (
+                    f", {failed} failed" * bool(failed)
+                )
+                results.append(StageResult(name, not failed, text))
+        return tuple(results)
 
     @property
     def algebra_error(self) -> float:
         """The largest error of the fold in float64, relative to the largest true magnitude."""
         judged = [c for c in self.algebra if c.magnitude > 0 and not self.chaotic(c)]
-        return _largest(c.error / c.magnitude for c in judged)
+        return largest(c.error / c.magnitude for c in judged)
 
     @property
     def ratio(self) -> float:
@@ -94,88 +141,157 @@ class Report:
         worst: dict[str, tuple[float, float]] = {}
         for c in self.precision:
             error, own = worst.get(c.value, (0.0, 0.0))
-            worst[c.value] = (_largest((error, c.error)), max(own, c.own_error))
-        return _largest(error / own for error, own in worst.values() if own > 0)
+            worst[c.value] = (largest((error, c.error)), max(own, c.own_error))
+        return largest(error / own for error, own in worst.values() if own > 0)
+
+    @property
+    def truth_error(self) -> float:
+        """The graph's largest absolute error against the truth, outside extreme inputs."""
+        return largest(c.error for c in self.precision)
+
+    @cached_property
+    def _yardsticks(self) -> dict[tuple[int, str, str], float]:
+        found: dict[tuple[int, str, str], float] = {}
+        for c in self.comparisons:
+            if c.stage != "algebra":
+                found[c.kind] = max(found.get(c.kind, 0.0), c.noise)
+        return found
 
     def yardstick(self, comparison: Comparison) -> float:
-        """Return the error that rounding to float32 makes in cases like this one.
+        """Return the error that rounding makes in cases like this one.
 
-        It is the training model's own error, or that of inexact activation functions where it is
-        larger; of either the largest in all cases of that many timesteps, since that of a single
+        It is the training model's own error, or that of the fold in numpy where that is larger (a
+        fold subtracts scale * mean where the training model subtracts the mean); of either the
+        largest in all cases of that many timesteps and that kind of inputs, since that of a single
         short case is luck.
         """
-        alike = [c for c in self.precision if c.kind == comparison.kind]
-        return max(max(c.own_error, c.activation_error) for c in alike)
+        return max(comparison.noise, self._yardsticks.get(comparison.kind, 0.0))
 
     def chaotic(self, comparison: Comparison) -> bool:
-        """Whether the training model's own float32 output is noise in cases like this one."""
-        return self.yardstick(comparison) > CHAOS * comparison.magnitude
+        """Whether the training model's own output is noise in cases like this one."""
+        reduced = EPS[self.metadata.dtype] > FLOAT32_EPS
+        limit = CHAOS * (EPS[self.metadata.dtype] / FLOAT32_EPS if reduced else 1)
+        return self.yardstick(comparison) > limit * comparison.magnitude
 
     def budget(self, comparison: Comparison) -> float:
         """Return the largest error that passes.
 
-        A float32 graph may be off by `ratio_limit` yardsticks and a floor of a few ULP. The fold
-        and a float64 graph may be off by the algebra's limit, and by as much more as the yardstick
-        shows that rounding is amplified; in chaotic cases by anything.
+        A graph may be off by `ratio_limit` yardsticks and a floor of a few ULP of its dtype. The
+        fold and a float64 graph may be off by the algebra's limit, and by as much more as the
+        yardstick, taken in float32 there, shows that rounding is amplified; in chaotic cases by
+        anything.
         """
         yardstick = self.ratio_limit * self.yardstick(comparison)
-        if comparison.stage == "precision" and self.metadata.dtype == "float32":
-            return yardstick + FLOOR_ULPS * FLOAT32_EPS * comparison.magnitude
+        dtype = self.metadata.dtype
+        if comparison.stage != "algebra" and dtype != "float64":
+            return yardstick + FLOOR_ULPS * EPS[dtype] * comparison.magnitude
         if self.chaotic(comparison):
             return math.inf
-        return ALGEBRA_LIMIT * comparison.magnitude + yardstick * FLOAT64_EPS / FLOAT32_EPS
+        amplified = FLOAT64_EPS / max(EPS[dtype], FLOAT32_EPS)
+        return ALGEBRA_LIMIT * comparison.magnitude + yardstick * amplified
+
+    def first_over(self, curve: Curve) -> int | None:
+        """Return the first timestep at which an output's error is over budget, or None."""
+        alike = [c for c in self.precision if (c.time, c.value) == (curve.time, curve.value)]
+        budget = max((self.budget(c) for c in alike), default=math.inf)
+        over = (step for step, error in enumerate(curve.error) if not error <= budget)
+        return next(over, None)
+
+    def judged(self, ratio_limit: float) -> "Report":
+        """Return the same measurements, judged with another ratio."""
+        return replace(self, ratio_limit=ratio_limit)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as values that JSON can hold."""
-        return {
+        """Return everything as values that JSON can hold; `from_dict` is the inverse."""
+        content = {
+            "schema_version": SCHEMA_VERSION,
             "passed": self.passed,
             "ratio": self.ratio,
             "ratio_limit": self.ratio_limit,
             "algebra_error": self.algebra_error,
             "algebra_limit": ALGEBRA_LIMIT,
+            "truth_error": self.truth_error,
             "seed": self.seed,
+            "merge_error": self.merge_error,
             "checkpoint_sha256": self.checkpoint_sha256,
+            "environment": dict(self.environment),
             "metadata": asdict(self.metadata),
+            "stages": [asdict(stage) for stage in self.stages],
+            "structure": [asdict(finding) for finding in self.structure],
+            "crashes": list(self.crashes),
+            "agreement": None if self.agreement is None else asdict(self.agreement),
+            "worst": None if self.worst is None else asdict(self.worst),
+            "diagnosis": self.diagnosis,
             "chaotic_timesteps": sorted({c.time for c in self.precision if self.chaotic(c)}),
-            "algebra": [self._row(c) for c in self.algebra],
-            "precision": [self._row(c) for c in self.precision],
+            "scales": [asdict(scales) for scales in self.scales],
+            "comparisons": [asdict(c) | {"budget": self.budget(c)} for c in self.comparisons],
+            "curves": [asdict(c) | {"first_over": self.first_over(c)} for c in self.curves],
         }
+        plain: dict[str, Any] = _plain(content)
+        return plain
 
-    def _row(self, comparison: Comparison) -> dict[str, Any]:
-        budget = self.budget(comparison)
-        return asdict(comparison) | {"budget": budget if math.isfinite(budget) else None}
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "Report":
+        """Read what `to_dict` gave.
+
+        Raises:
+            VerificationError: It is of another schema, or damaged.
+        """
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise VerificationError(
+                f"the report's schema_version is {content.get('schema_version')!r}; this version "
+                f"reads {SCHEMA_VERSION}. Run verify again"
+            )
+        try:
+            metadata = dict(content["metadata"])
+            layers = [
+                RecurrentLayers(**{**entry, "normalize": tuple(entry["normalize"])})
+                for entry in metadata.pop("layers")
+            ]
+            return cls(
+                comparisons=tuple(
+                    _read(Comparison, row, "budget") for row in content["comparisons"]
+                ),
+                curves=tuple(_read(Curve, row, "first_over") for row in content["curves"]),
+                scales=tuple(_read(Scales, row) for row in content["scales"]),
+                structure=tuple(Finding(**row) for row in content["structure"]),
+                crashes=tuple(content["crashes"]),
+                agreement=_read(Agreement, content["agreement"]) if content["agreement"] else None,
+                worst=_read(WorstInput, content["worst"]) if content["worst"] else None,
+                metadata=Metadata(layers=tuple(layers), **metadata),
+                **{
+                    name: content[name]
+                    for name in (
+                        "checkpoint_sha256",
+                        "ratio_limit",
+                        "seed",
+                        "merge_error",
+                        "environment",
+                        "diagnosis",
+                    )
+                },
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise VerificationError(
+                f"the report is damaged ({error!r}); run verify again"
+            ) from error
 
 
-def compare(
-    stage: Stage,
-    case: str,
-    time: int,
-    value: str,
-    checked: NDArray[np.generic],
-    own: NDArray[np.generic],
-    noisy: NDArray[np.generic],
-    truth: NDArray[np.generic],
-) -> Comparison:
-    """Measure one output; all arrays have one shape."""
-    exact = truth.astype(np.float64)
-    return Comparison(
-        stage=stage,
-        case=case,
-        time=time,
-        value=value,
-        error=_distance(checked, exact),
-        own_error=_distance(own, exact),
-        activation_error=_distance(noisy, exact),
-        magnitude=float(np.abs(exact).max()),
-    )
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a value with numbers that JSON lacks as text: nan, inf."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
 
 
-def _distance(array: NDArray[np.generic], exact: NDArray[np.float64]) -> float:
-    if array.shape != exact.shape:
-        return float("inf")
-    return float(np.abs(array.astype(np.float64) - exact).max())
+def _read(kind: type[Any], row: Mapping[str, Any], *derived: str) -> Any:  # noqa: ANN401
+    def back(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, list):
+            return tuple(back(inner) for inner in value)
+        return float(value) if value in ("nan", "inf", "-inf") else value
 
-
-def _largest(values: Iterable[float]) -> float:
-    """Return the largest, NaN if any is NaN, 0 for none."""
-    return float(np.max([0.0, *values]))
+    return kind(**{name: back(value) for name, value in row.items() if name not in derived})

@@ -1,19 +1,20 @@
 """Running what is compared: torch models by the names of a graph, and anything in chunks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bnlstm_deploy.export.lifted import Lifted
+from bnlstm_deploy.export.values import TIME
 from bnlstm_deploy.metadata import CARRIED, RecurrentLayers
-from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.inputs import Array, Value
 from bnlstm_deploy.verify.cases import Case
+from bnlstm_deploy.verify.process import Graph
 
-TIME = "time"
-"""The name of the time axis in graphs."""
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Arrays by input name to arrays by output name."""
 
 
 class TorchModel:
@@ -22,7 +23,7 @@ class TorchModel:
     Args:
         model: The model, changed in place: put into evaluation, on the CPU and into `dtype`.
         layers: Its recurrent layers.
-        session: The graph, for its names.
+        graph: The graph, for its names.
         dtype: In which to compute.
     """
 
@@ -30,66 +31,89 @@ class TorchModel:
         self,
         model: nn.Module,
         layers: Sequence[RecurrentLayers],
-        session: Session,
+        graph: Graph,
         dtype: torch.dtype,
     ) -> None:
         self.lifted = Lifted(model.eval().to("cpu", dtype), layers)
         self.dtype = dtype
-        self.inputs = [value.name for value in session.inputs]
-        self.outputs = [value.name for value in session.outputs]
-        self.state_outputs = [value.name for value in session.state_outputs]
+        self.inputs = [value.name for value in graph.inputs]
+        self.outputs = [value.name for value in graph.outputs]
+        self.state_outputs = [value.name for value in graph.state_outputs]
         self.start_steps = [
-            value.name for value in session.state_inputs if value.name.endswith("start_step")
+            value.name for value in graph.state_inputs if value.name.endswith("start_step")
         ]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model: arrays by input name to arrays by output name."""
-        tensors = {name: self._tensor(array) for name, array in feeds.items()}
-        for name in self.start_steps:  # without one, Lifted leaves no next step behind
-            tensors.setdefault(name, torch.zeros((), dtype=torch.int64))
         with torch.inference_mode():
-            outputs, left = self.lifted(tuple(tensors[name] for name in self.inputs), tensors)
+            results = self.outputs_of({n: torch.from_numpy(array) for n, array in feeds.items()})
+        return {
+            name: (t.float() if t.dtype == torch.bfloat16 else t).numpy()  # numpy has no bfloat16
+            for name, t in results.items()
+        }
+
+    def outputs_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the model on tensors, with gradients."""
+        given = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+        for name in self.start_steps:  # without one, Lifted leaves no next step behind
+            given.setdefault(name, torch.zeros((), dtype=torch.int64))
+        outputs, left = self.lifted(tuple(given[name] for name in self.inputs), given)
         results = dict(zip(self.outputs, outputs, strict=True))
-        results |= {name: left[name] for name in self.state_outputs}
-        return {name: tensor.numpy() for name, tensor in results.items()}
-
-    def _tensor(self, array: Array) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        return results | {name: left[name] for name in self.state_outputs}
 
 
-def run_chunks(
-    run: Callable[[Mapping[str, Array]], dict[str, Array]],
-    session: Session,
-    case: Case,
-    feeds: Mapping[str, Array],
-) -> dict[str, Array]:
-    """Run in the case's chunks, carry the states, and join the outputs over time.
+class Trial:
+    """One case with its inputs, to be run by any model.
 
-    Outputs without a time axis are those of the last chunk.
+    Args:
+        graph: The graph, for its names.
+        case: The condition.
+        feeds: The inputs of the whole sequence; for the chunks of a graph that is for one number of
+            timesteps, those of each chunk.
     """
-    pieces: list[dict[str, Array]] = []
-    state: dict[str, Array] = {}
-    start = 0
-    for length in case.chunks:
-        part = {
-            value.name: _slice(feeds[value.name], value, start, start + length)
-            for value in session.inputs
-        }
-        results = run(part | state)
-        pieces.append(results)
-        state = {
-            entry.value_name(into): results[entry.value_name(out)]
-            for entry in session.metadata.layers
-            for into, out in CARRIED.items()
-        }
-        start += length
-    joined = dict(pieces[-1])
-    for value in session.outputs:
-        if TIME in value.shape:
+
+    def __init__(self, graph: Graph, case: Case, feeds: Sequence[Mapping[str, Array]]) -> None:
+        self.graph = graph
+        self.case = case
+        self.feeds = feeds
+
+    def run(self, run: Run) -> dict[str, Array]:
+        """Run the whole sequence at once, unless it is given in chunks."""
+        return run(self.feeds[0]) if len(self.feeds) == 1 else self.run_chunks(run)
+
+    def run_chunks(self, run: Run) -> dict[str, Array]:
+        """Run in the case's chunks, carry the states, and join the outputs.
+
+        Outputs with a time axis are joined over time, or stacked if the chunks were given as such.
+        Others are those of the last chunk.
+        """
+        pieces: list[dict[str, Array]] = []
+        state: dict[str, Array] = {}
+        for feeds in self.feeds if len(self.feeds) > 1 else self._cut():
+            results = run({**feeds, **state})
+            pieces.append(results)
+            state = {
+                entry.value_name(into): results[entry.value_name(out)]
+                for entry in self.graph.metadata.layers
+                for into, out in CARRIED.items()
+            }
+        joined = dict(pieces[-1])
+        for value in self.graph.outputs:
             parts = [piece[value.name] for piece in pieces]
-            joined[value.name] = np.concatenate(parts, axis=value.shape.index(TIME))
-    return joined
+            if len(self.feeds) > 1:
+                joined[value.name] = np.stack(parts)
+            elif TIME in value.shape:
+                joined[value.name] = np.concatenate(parts, axis=value.shape.index(TIME))
+        return joined
+
+    def _cut(self) -> Iterator[dict[str, Array]]:
+        start = 0
+        for length in self.case.chunks:
+            yield {
+                value.name: _slice(self.feeds[0][value.name], value, start, start + length)
+                for value in self.graph.inputs
+            }
+            start += length
 
 
 def _slice(array: Array, value: Value, start: int, stop: int) -> Array:

@@ -144,7 +144,10 @@ def test_inspect_shows_a_checkpoint_and_a_graph(folder):
     assert facts["checkpoint"]["sha256"] == graph["file"]["checkpoint_sha256"]
     assert facts["statistics"][0]["unseen"] == "5/5"
     assert {value["name"] for value in graph["values"]} >= {"input", "lengths", "next_step"}
-    assert "recurrent layers" in run(folder, "inspect", "m.onnx").stdout
+    shown = run(folder, "inspect", "m.onnx").stdout
+    assert "recurrent layers" in shown
+    assert "truth_error" in shown  # convert verified it, and wrote that into the file
+    assert graph["verified"]["ratio"]
 
 
 def test_a_state_dict_with_a_config(folder):
@@ -210,8 +213,8 @@ def test_convert_keeps_no_file_that_fails_its_check(folder, monkeypatch):
     """With a fault planted in the export, the check finds it and nothing gets the output's name."""
     whole = scan.function
 
-    def faulty(present, opset):
-        function = whole(present, opset)
+    def faulty(site, *, materialized):
+        function = whole(site, materialized=materialized)
         (row,) = (node for node in function.node if node.output[0] == "row")
         row.input[1] = "zero"  # the first statistics at all timesteps
         return function
@@ -225,7 +228,7 @@ def test_convert_keeps_no_file_that_fails_its_check(folder, monkeypatch):
 
 def test_help_and_version(folder):
     assert run(folder, "--version").stdout.strip() == __version__
-    for command in ("inspect", "convert", "verify", "run", "bench"):
+    for command in ("inspect", "convert", "verify", "run", "bench", "recalibrate"):
         result = run(folder, command, "--help")
         assert result.returncode == 0
         assert "Example: bnlstm-deploy" in result.stdout

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bnlstm_deploy.checkpoint.parse import parse_layout
+
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -51,7 +53,14 @@ def test_all_languages_are_run():
     languages = {
         language for page in PAGES for language, _ in SNIPPET.findall((ROOT / page).read_text())
     }
-    assert languages <= {"bash", "python"}
+    assert languages <= {"bash", "python", "toml"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_layouts_in_the_text_are_valid(page):
+    for language, code in snippets(page):
+        if language == "toml":
+            parse_layout(code, "snippet", page)
 
 
 def test_links_lead_somewhere():

@@ -8,6 +8,7 @@ from bnlstm_deploy.errors import ExportError, FoldError
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
+from tests.models import randomize
 
 
 class Twice(nn.Module):
@@ -55,7 +56,19 @@ class Text(nn.Module):
         return self.rnn(x)[0], "text"
 
 
+class OneNormalized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lower = BNLSTM(3, 3, max_length=4, normalize=())
+        self.upper = BNLSTM(3, 3, bidirectional=True, max_length=4, normalize=("cell",))
+        for norm in self.upper.norms("_l0"):
+            if norm is not None:  # as if there were none
+                nn.init.ones_(norm.weight)
+                norm.eps = 0
+
+
 X = torch.randn(3, 2, 3)
+HIDDEN_ONLY = BNLSTM(3, 3, bidirectional=True, max_length=4, normalize=["hidden"])
 
 
 @pytest.mark.parametrize(
@@ -72,6 +85,29 @@ X = torch.randn(3, 2, 3)
         (BNLSTM(3, 3, max_length=4), {"dtype": torch.float16}, "torch.float16"),
         (BNLSTM(3, 3, max_length=4), {"input_names": ("a", "b")}, "2 input names"),
         (BNLSTM(3, 3, max_length=4), {"output_names": ("a", "b")}, "2 output names"),
+        (BNLSTM(3, 3, max_length=4), {"form": "loop"}, "form is 'loop'"),
+        (BNLSTM(3, 3, max_length=4), {"form": "unrolled"}, "pass it as length"),
+        (
+            randomize(HIDDEN_ONLY),
+            {"form": "lstm"},
+            "_l0 cannot be exported in the form lstm: the hidden path's scale changes",
+        ),
+        (OneNormalized(), {"form": "lstm"}, "upper._l0_reverse cannot .*: the cell is normalized"),
+        (
+            BNLSTM(3, 3, max_length=4),
+            {"form": "unrolled", "length": 5, "inputs": (X,)},
+            "axis 0 \\(time\\) of 'input' has size 3 in the example, and length is 5",
+        ),
+        (
+            randomize(BNLSTM(3, 3, max_length=4)),
+            {
+                "form": "unrolled",
+                "length": 3,
+                "inputs": (X,),
+                "dynamic_shapes": [{0: "frames", 1: "batch"}],
+            },
+            "came out dynamic; in dynamic_shapes, call the time axes 'time'",
+        ),
     ],
 )
 def test_what_cannot_be_exported_leaves_no_file(model, arguments, message, tmp_path):

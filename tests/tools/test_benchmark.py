@@ -5,8 +5,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tools import benchmark, peers
+from tools import benchmark, forms, peers
 from tools.peers import LOADERS, WRITERS, Setup, Size
+
+FACTORED = [kind for kind in forms.KINDS if kind[1] == "factored"]
 
 
 def run(*arguments):
@@ -27,7 +29,7 @@ def test_writes_the_figures_of_every_peer(tmp_path):
     assert [case["size"] for case in report["cases"]] == sizes
     for case in report["cases"]:
         assert case["threads"] == 1
-        assert case["rounds"] >= benchmark.MIN_ROUNDS
+        assert case["rounds"] >= peers.MIN_ROUNDS
         assert [result["peer"] for result in case["results"]] == list(LOADERS)
     for figures in chain.from_iterable(case["results"] for case in report["cases"]):
         peer = figures.pop("peer")
@@ -38,6 +40,34 @@ def test_writes_the_figures_of_every_peer(tmp_path):
             assert all(value > 0 for value in from_file.values()), peer
         else:
             assert set(from_file.values()) == {None}, peer
+
+
+def test_measures_every_exact_form_of_a_variant(tmp_path):
+    path = tmp_path / "forms.json"
+    arguments = ("--forms", "--size", "2,5,3,4", "--threads", 1, "--seconds", 0, "--json", path)
+    result = run(*arguments, "--variant", "input")
+    assert result.exit_code == 0, result.output
+    (case,) = json.loads(path.read_text())["cases"]
+    assert case["variant"] == "input"
+    assert case["rounds"] >= peers.MIN_ROUNDS
+    kinds = [figures["kind"] for figures in case["results"]]
+    assert kinds == [", ".join(kind) for kind in FACTORED]
+    assert [figures["chosen"] for figures in case["results"]] == [True, False, False]
+    assert min(figures["ratio"] for figures in case["results"]) == 1
+    assert all(kind in result.stdout for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("variant", "size", "expected"),
+    [
+        ("plain", Size(1, 5, 3, 4), FACTORED),
+        ("full", Size(1, 256, 3, 4), forms.KINDS),
+        ("full", Size(1, 257, 3, 4), forms.KINDS[:3]),
+        ("full", Size(1, 100, 3, 999), FACTORED),
+    ],
+)
+def test_leaves_out_what_is_no_form_of_its_own_or_too_large(variant, size, expected):
+    assert list(forms.kinds(variant, size)) == expected
 
 
 def test_stops_if_peers_that_should_be_equal_differ(monkeypatch, tmp_path, capsys):
@@ -60,6 +90,7 @@ def test_stops_if_peers_that_should_be_equal_differ(monkeypatch, tmp_path, capsy
         (("--size", "1,2,3,0"), "--size is '1,2,3,0'; pass N,T,D,H"),
         (("--threads", "0"), "--threads is 0; pass at least 1"),
         (("--seed", "-1"), "--seed is -1; pass at least 0"),
+        (("--forms", "--variant", "x"), "--variant is 'x'; pass one of plain, shared, input, full"),
         (("--provider", "abacus"), "'abacus' is not part of the onnxruntime installed"),
         (("--json", "missing/benchmark.json"), "the folder missing does not exist"),
     ],

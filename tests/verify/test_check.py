@@ -1,4 +1,4 @@
-"""verify(): correct exports pass, and whatever is changed in one is found."""
+"""check(): correct exports pass, and whatever is changed in one is found."""
 
 import copy
 import json
@@ -13,8 +13,8 @@ from torch import nn
 from bnlstm_deploy.errors import RuntimeSessionError, VerificationError
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
-from bnlstm_deploy.verify import verify
 from tests.models import randomize
+from tests.verify.quick import check
 
 CONFIGURATIONS = {
     "one layer": {},
@@ -34,18 +34,21 @@ def test_correct_exports_pass(arguments, degenerate, dtype, tmp_path):
     model = BNLSTM(3, 8, **{"max_length": 6} | arguments)
     randomize(model, degenerate=degenerate)
     export(model, tmp_path / "m.onnx", dtype=dtype)
-    report = verify(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx")
     assert report.passed, report.failures
     assert report.algebra_error <= 1e-10
     if not degenerate:
         assert report.ratio <= 4
     cases = {comparison.case for comparison in report.precision}
     steps = report.metadata.steps
-    for time in {1, steps - 1, steps, steps + 1, 3 * steps} - {0}:
+    lengths_and_steps = "random lengths" + ", random steps" * (not model.bidirectional)
+    for time in {1, 2, steps - 1, steps, steps + 1, 2 * steps, 4 * steps} - {0}:
         for batch in (1, 7):
             assert f"T={time}, N={batch}" in cases
             assert f"T={time}, N={batch}, random state" in cases
-        assert f"T={time}, N=7, random state, random lengths and steps" in cases
+        assert f"T={time}, N=7, random state, {lengths_and_steps}" in cases
+    assert f"T={steps}, N=64, random state" in cases
+    assert f"T={steps + 1}, N=7, equal lengths" in cases
     chunked = [case for case in cases if "chunks" in case]
     assert bool(chunked) != model.bidirectional
 
@@ -86,7 +89,7 @@ def test_any_array_scaled_by_one_percent_fails(index, model, proto, tmp_path):
     names = float_initializers(proto)
     assert len(names) == NUMBER_OF_ARRAYS
     onnx.save(changed(proto, names[index], lambda a: a * np.float32(1.01)), tmp_path / "m.onnx")
-    assert not verify(model, tmp_path / "m.onnx").passed
+    assert not check(model, tmp_path / "m.onnx").passed
 
 
 def change_step_0(array):
@@ -120,7 +123,7 @@ def put_nan(array):
 )
 def test_other_changes_fail(name, change, model, proto, tmp_path):
     onnx.save(changed(proto, name, change), tmp_path / "m.onnx")
-    report = verify(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx")
     assert not report.passed
     assert report.failures
 
@@ -157,7 +160,7 @@ def with_identity(proto, output, replacement):
 )
 def test_changes_of_the_graph_fail(output, replacement, model, proto, tmp_path):
     onnx.save(with_identity(proto, output, replacement), tmp_path / "m.onnx")
-    assert not verify(model, tmp_path / "m.onnx").passed
+    assert not check(model, tmp_path / "m.onnx").passed
 
 
 @pytest.mark.parametrize("lost", ["c_new", "y"])
@@ -172,13 +175,13 @@ def test_a_mask_that_is_lost_fails(lost, model, proto, tmp_path):
     )
     mask.input[2] = mask.input[1]
     onnx.save(copy, tmp_path / "m.onnx")
-    assert not verify(model, tmp_path / "m.onnx").passed
+    assert not check(model, tmp_path / "m.onnx").passed
 
 
 def test_other_weights_fail_and_the_hash_says_why(model, proto, tmp_path):
     onnx.save(proto, tmp_path / "m.onnx")
     other = randomize(copy.deepcopy(model), seed=1)
-    report = verify(other, tmp_path / "m.onnx")
+    report = check(other, tmp_path / "m.onnx")
     assert not report.passed
     assert report.metadata.checkpoint_sha256 != report.checkpoint_sha256
 
@@ -189,7 +192,7 @@ def test_a_model_with_a_large_float32_error_of_its_own_passes(tmp_path):
     with torch.no_grad():
         model.hidden_norm_l0.running_var *= 0.02
     export(model, tmp_path / "m.onnx")
-    report = verify(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx")
     own = max(c.own_error for c in report.precision if c.value == "output")
     assert own > 1e-3
     assert report.passed, (report.ratio, report.failures)
@@ -203,24 +206,25 @@ def test_a_chaotic_model_is_judged_where_it_can_be(dtype, tmp_path):
         model.weight_hh_l0 *= 3
         model.hidden_norm_l0.running_var *= 0.05
     export(model, tmp_path / "m.onnx", dtype=dtype)
-    report = verify(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx")
     assert report.passed, report.failures
     assert report.algebra_error <= 1e-10
-    assert report.to_dict()["chaotic_timesteps"] == [39, 40, 41, 120]
+    assert report.to_dict()["chaotic_timesteps"] == [39, 40, 41, 80, 160]
     proto = changed(onnx.load(tmp_path / "m.onnx"), "bias_l0", change_step_0)
     onnx.save(proto, tmp_path / "m.onnx")
-    assert not verify(model, tmp_path / "m.onnx").passed  # the case T = 1 sees it
+    assert not check(model, tmp_path / "m.onnx").passed  # the case T = 1 sees it
 
 
 def test_a_report_is_json_and_repeats_with_its_seed(model, proto, tmp_path):
     onnx.save(proto, tmp_path / "m.onnx")
     steps = []
-    report = verify(model, tmp_path / "m.onnx", seed=3, progress=lambda *now: steps.append(now))
-    again = verify(model, tmp_path / "m.onnx", seed=3)
-    assert json.dumps(report.to_dict()) == json.dumps(again.to_dict())
-    assert verify(model, tmp_path / "m.onnx", seed=4).to_dict() != report.to_dict()
-    assert steps[0][0] == 0
-    assert steps[-1][0] == steps[-1][1] > 20
+    report = check(model, tmp_path / "m.onnx", seed=3, progress=lambda *now: steps.append(now))
+    again = check(model, tmp_path / "m.onnx", seed=3)
+    first, second = ({**r.to_dict(), "environment": None} for r in (report, again))
+    assert json.dumps(first, allow_nan=False) == json.dumps(second)
+    assert check(model, tmp_path / "m.onnx", seed=4).comparisons != report.comparisons
+    assert steps[0][:2] == ("precision", 0)
+    assert {stage for stage, _, _ in steps} == {"precision", "conditions", "data"}
 
 
 class Tagger(nn.Module):
@@ -248,19 +252,19 @@ def sample(generator, batch, time):
 def test_a_model_of_ones_own(kind, streams, tmp_path):
     model = randomize(kind())
     export(model, tmp_path / "m.onnx", (torch.zeros(3, 2, dtype=torch.int64),))
-    report = verify(model, tmp_path / "m.onnx", sample=sample)
+    report = check(model, tmp_path / "m.onnx", sample=sample)
     assert report.passed, report.failures
     values = {comparison.value for comparison in report.precision}
     assert {"output", "first.h_n", "second.c_n", "second.next_step"} <= values
     # the mean over a chunk is not the mean over the whole: such a model has no streaming form
     assert any("chunks" in c.case for c in report.precision) == streams
     with pytest.raises(VerificationError, match="needs sample"):
-        verify(model, tmp_path / "m.onnx")
+        check(model, tmp_path / "m.onnx")
 
 
 def test_a_graph_of_other_layers_cannot_be_checked(model, proto, tmp_path):
     onnx.save(proto, tmp_path / "m.onnx")
     with pytest.raises(VerificationError, match="check it against its own checkpoint"):
-        verify(BNLSTM(3, 8, max_length=6), tmp_path / "m.onnx")
+        check(BNLSTM(3, 8, max_length=6), tmp_path / "m.onnx")
     with pytest.raises(RuntimeSessionError, match="does not exist"):
-        verify(model, tmp_path / "nowhere.onnx")
+        check(model, tmp_path / "nowhere.onnx")

@@ -1,0 +1,48 @@
+"""A session in a process of its own: python -m bnlstm_deploy.runtime.worker.
+
+It reads pickles from standard input, first the path and the provider, then inputs by name, and
+answers each on standard output: facts about the graph, outputs by name, or an error of this
+package. Whoever starts it owns both ends.
+"""
+
+import os
+import pickle
+import signal
+import sys
+from pathlib import Path
+
+from bnlstm_deploy.errors import BnlstmError
+from bnlstm_deploy.runtime.session import Session
+
+FACTS = ("metadata", "inputs", "state_inputs", "outputs", "state_outputs")
+
+
+def main() -> None:
+    """Answer until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no answer
+    requests = sys.stdin.buffer
+    path, provider = pickle.load(requests)
+    try:
+        session = Session(Path(path), providers=(provider,))
+    except BnlstmError as error:
+        pickle.dump(error, answers)
+        answers.close()
+        return
+    answer: object = {name: getattr(session, name) for name in FACTS}
+    while True:
+        pickle.dump(answer, answers)
+        answers.flush()
+        try:
+            feeds = pickle.load(requests)
+        except EOFError:
+            return
+        try:
+            answer = session.run(feeds)
+        except BnlstmError as error:
+            answer = error
+
+
+if __name__ == "__main__":
+    main()

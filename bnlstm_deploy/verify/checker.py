@@ -1,0 +1,237 @@
+"""The measuring part of a check: one model, its graph on several providers, any inputs."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bnlstm_deploy.errors import RuntimeSessionError
+from bnlstm_deploy.export.model import fold_layers
+from bnlstm_deploy.export.values import TIME
+from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.verify.cases import Case
+from bnlstm_deploy.verify.metrics import Comparison, Curve, Runs, Stage, compare, curve, distance
+from bnlstm_deploy.verify.noise import NoisyActivations
+from bnlstm_deploy.verify.process import Graph
+from bnlstm_deploy.verify.run import Run, TorchModel, Trial
+
+Select = Callable[[str, Array], Array]
+"""Takes what is to be compared out of an output, by its name."""
+
+SUSPICIOUS = 8.0
+"""Times the rounding of its own case from which on a trial's error is worth a look."""
+
+TINY = float(np.finfo(np.float32).tiny)
+FLOAT32_EPS = float(np.finfo(np.float32).eps)
+
+OWN_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""In which the training model runs for the yardstick; float32 for all other graphs."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A trial to look into."""
+
+    provider: str
+    trial: Trial
+    tolerance: Mapping[str, float]
+    """Largest error of each output that rounding explains."""
+
+
+class Checker:
+    """Runs cases and keeps their comparisons.
+
+    Args:
+        model: The training model.
+        graphs: The exported graph, by provider.
+        seed: Of the inexact activation functions, and of what moves inputs by an ULP.
+
+    Attributes:
+        comparisons: Of everything measured.
+        curves: Over the timesteps of precision cases, by provider, T and output.
+        crashes: Graphs that ended their process.
+        merge_error: How far merging rows moved an output at most.
+        suspect: The smallest precision trial whose error is beyond the rounding of its own case,
+            and its provider and tolerances; the place to look if the check fails.
+    """
+
+    def __init__(self, model: nn.Module, graphs: Mapping[str, Graph], seed: int) -> None:
+        self.graphs = dict(graphs)
+        self.graph = next(iter(self.graphs.values()))
+        self.seed = seed
+        metadata = self.graph.metadata
+        layers = metadata.layers
+        own_dtype = OWN_DTYPES.get(metadata.dtype, torch.float32)
+        self.truth = TorchModel(copy.deepcopy(model), layers, self.graph, torch.float64)
+        self.own = TorchModel(copy.deepcopy(model), layers, self.graph, own_dtype)
+        float32 = torch.float16 if metadata.dtype == "float16" else torch.float32
+        self.folded, self.merged, self.folded_32 = (
+            TorchModel(fold_layers(model, dtype, tolerance), layers, self.graph, dtype)
+            for dtype, tolerance in (
+                (torch.float64, 0.0),
+                (torch.float64, metadata.merge_tolerance),
+                (float32, 0.0),
+            )
+        )
+        self.comparisons: list[Comparison] = []
+        self.curves: dict[tuple[str, int, str], Curve] = {}
+        self.crashes: list[str] = []
+        self.merge_error = 0.0
+        self.suspect: Suspect | None = None
+
+    def measure(
+        self,
+        stage: Stage,
+        trial: Trial,
+        *,
+        label: str | None = None,
+        inputs: str = "normal",
+        jitters: int = 0,
+        run_with: Trial | None = None,
+        select: Select | None = None,
+    ) -> dict[str, dict[str, Array]]:
+        """Run a trial on everything, and keep the comparisons.
+
+        Args:
+            stage: What is checked.
+            trial: The case and its inputs.
+            label: What to call it; the case by default.
+            inputs: The kind of inputs; kinds do not share a yardstick.
+            jitters: How often to take the yardstick again with inputs off by an ULP: where few
+                values decide, the error of one run is luck.
+            run_with: What the graph is run on, if its outputs must be those of `trial` all the
+                same.
+            select: What is to be compared of each output; everything by default.
+
+        Returns:
+            What each graph gave, by provider.
+        """
+        case, name = trial.case, label or str(trial.case)
+        expected = trial.run(self.truth.run)
+        rounded = trial.run(self.own.run)
+        folded = trial.run(self.folded_32.run)
+        sensitivity = self._sensitivity(trial, expected)
+        target = expected
+        if self.graph.metadata.merge_tolerance > 0:
+            target = trial.run(self.merged.run)
+            moved = [distance(target[value], expected[value]) for value in expected]
+            self.merge_error = max(self.merge_error, *moved)
+        luck = self._jittered(trial, jitters)
+        facts: dict[str, Any] = {"inputs": inputs}
+        if stage == "precision" and not case.chunks:
+            exact = trial.run(self.folded.run)
+            for value, truth in expected.items():
+                others = (rounded[value], sensitivity[value], folded[value])
+                runs = Runs(exact[value], *others, truth, truth)
+                self.comparisons.append(compare("algebra", name, case.time, value, runs, **facts))
+        actuals: dict[str, dict[str, Array]] = {}
+        for provider, graph in list(self.graphs.items()):
+            actual = self._run(provider, graph, run_with or trial, name)
+            if actual is None:
+                continue
+            actuals[provider] = actual
+            tolerance: dict[str, float] = {}
+            worst = 0.0
+            for value, truth in expected.items():
+                others = (rounded[value], sensitivity[value], folded[value])
+                arrays = (actual[value], *others, truth, target[value])
+                if select is not None:
+                    arrays = tuple(select(value, array) for array in arrays)  # type: ignore[assignment]
+                runs = Runs(*arrays)
+                found = compare(stage, name, case.time, value, runs, provider=provider, **facts)
+                found = replace(found, own_error=max(found.own_error, luck.get(value, 0.0)))
+                self.comparisons.append(found)
+                tolerance[value] = SUSPICIOUS * (found.noise + FLOAT32_EPS * found.magnitude)
+                worst = max(
+                    worst, np.nan_to_num(found.error / max(tolerance[value], TINY), nan=np.inf)
+                )
+                if stage == "precision":
+                    self._add_curve(provider, case.time, value, runs)
+            if worst > 1 and stage == "precision" and not case.chunks and self._is_smaller(case):
+                self.suspect = Suspect(provider, trial, tolerance)
+        return actuals
+
+    def note_crash(self, case: str, error: RuntimeSessionError, provider: str = "") -> None:
+        """Note that a graph ended its process, and stop running it."""
+        name = provider or next(iter(self.graphs))
+        self.crashes.append(f"{name}, {case}: {error}")
+        self.graphs.pop(name, None)
+
+    def _is_smaller(self, case: Case) -> bool:
+        if self.suspect is None:
+            return True
+        other = self.suspect.trial.case
+        return (case.time, case.batch) < (other.time, other.batch)
+
+    def _run(self, provider: str, graph: Graph, trial: Trial, name: str) -> dict[str, Array] | None:
+        """Run one graph; a crash is noted, and the graph is not run again."""
+        try:
+            if trial.case.chunks:
+                return trial.run_chunks(converting(graph))
+            return trial.run(converting(graph))
+        except RuntimeSessionError as error:
+            self.note_crash(name, error, provider)
+            return None
+
+    def _sensitivity(
+        self, trial: Trial, expected: Mapping[str, Array]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return how far inexact activation functions move each value."""
+        with NoisyActivations(self.seed):
+            noisy = trial.run(self.truth.run)
+        return {
+            name: np.abs(noisy[name].astype(np.float64) - value.astype(np.float64))
+            for name, value in expected.items()
+        }
+
+    def _jittered(self, trial: Trial, times: int) -> dict[str, float]:
+        """Return the largest own errors on inputs that are off by an ULP at random."""
+        largest: dict[str, float] = {}
+        generator = np.random.default_rng(self.seed)
+        for _ in range(times):
+            feeds = [
+                {name: _off_by_an_ulp(array, generator) for name, array in part.items()}
+                for part in trial.feeds
+            ]
+            moved = Trial(trial.graph, trial.case, feeds)
+            truth = moved.run(self.truth.run)
+            for one in (self.own, self.folded_32):
+                for value, array in moved.run(one.run).items():
+                    error = distance(array, truth[value])
+                    largest[value] = max(largest.get(value, 0.0), error)
+        return largest
+
+    def _add_curve(self, provider: str, time: int, value: str, runs: Runs) -> None:
+        shape = next((v.shape for v in self.graph.outputs if v.name == value), ())
+        length = self.graph.metadata.length
+        axis = shape.index(TIME) if TIME in shape else None
+        if axis is None and length is not None and time == length and length in shape:
+            axis = shape.index(length)
+        if axis is None or runs.checked.shape != runs.truth.shape:
+            return
+        found = curve(provider, time, value, runs, axis)
+        key = (provider, time, value)
+        self.curves[key] = found.merged(self.curves[key]) if key in self.curves else found
+
+
+def converting(graph: Graph) -> Run:
+    """Return a function that runs a graph on feeds in the dtypes that it takes."""
+    dtypes = {value.name: value.dtype for value in (*graph.inputs, *graph.state_inputs)}
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return graph.run({n: a.astype(dtypes[n] or a.dtype) for n, a in feeds.items()})
+
+    return run
+
+
+def _off_by_an_ulp(array: Array, generator: np.random.Generator) -> Array:
+    if array.dtype.kind != "f":
+        return array
+    ulps = generator.integers(-1, 2, array.shape) * np.finfo(np.float32).eps
+    moved: Array = (array.astype(np.float64) * (1 + ulps)).astype(array.dtype)
+    return moved

@@ -1,0 +1,191 @@
+"""The search for the inputs on which a graph is worst."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnlstm_deploy.errors import RuntimeSessionError
+from bnlstm_deploy.export.values import BATCH
+from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.verify.cases import Case
+from bnlstm_deploy.verify.checker import Checker, converting
+from bnlstm_deploy.verify.conditions import JITTERS, LONGEST, batch_axes
+from bnlstm_deploy.verify.draw import Draw
+from bnlstm_deploy.verify.metrics import distance
+from bnlstm_deploy.verify.noise import NoisyActivations
+from bnlstm_deploy.verify.run import TorchModel, Trial
+
+STREAMS = 16
+LEARNING_RATE = 0.05
+STEPS_BETWEEN_RUNS = 5
+
+
+@dataclass(frozen=True)
+class WorstInput:
+    """The stream on which the search found the largest error."""
+
+    value: str
+    """The output with that error."""
+    error: float
+    own_error: float
+    tried: int
+    """Minibatches on which the graph was run."""
+    name: str
+    """The input."""
+    stream: tuple[tuple[float, ...], ...]
+    """(T, D), or (T, 1) for inputs without features."""
+
+
+@dataclass
+class Search:
+    """Minibatches found so far.
+
+    Attributes:
+        worst: On which the graph's error was the largest.
+        amplified: On which the training model amplified rounding most.
+        tried: How many the graph was run on.
+    """
+
+    worst: Mapping[str, Array]
+    amplified: Mapping[str, Array]
+    tried: int = 0
+
+
+def search(
+    truth: TorchModel,
+    resample: Callable[[], Mapping[str, Array]],
+    error: Callable[[Mapping[str, Array]], float],
+    seconds: float,
+    seed: int,
+) -> Search:
+    """Search for inputs that make a graph err.
+
+    The error itself has no useful gradient: it is rounding. What amplifies it has one: the distance
+    between the float64 training model and the same with inexact activation functions. Adam ascends
+    its logarithm over floating point inputs, within the range of the sample, and the graph is run
+    on what it finds; inputs without a gradient, such as tokens, are drawn at random instead.
+
+    Args:
+        truth: The training model in float64.
+        resample: Draws a minibatch.
+        error: The graph's largest error on a minibatch, as a multiple of what is allowed.
+        seconds: For how long to search.
+        seed: Of the inexact activation functions.
+    """
+    end = time.monotonic() + seconds
+    feeds = dict(resample())
+    found = Search(feeds, feeds)
+    largest, gain = error(feeds), -math.inf
+    found.tried = 1
+    inputs = {n: torch.from_numpy(a).double() for n, a in feeds.items() if a.dtype.kind == "f"}
+    optimizer = None
+    if inputs:
+        bounds = {name: (float(x.min()), float(x.max())) for name, x in inputs.items()}
+        for tensor in inputs.values():
+            tensor.requires_grad_()
+        optimizer = torch.optim.Adam(list(inputs.values()), lr=LEARNING_RATE)
+    step = 0
+    while time.monotonic() < end:
+        step += 1
+        if optimizer is None:
+            candidate = dict(resample())
+        else:
+            optimizer.zero_grad()
+            amplification = _amplification(truth, feeds, inputs, seed)
+            (-amplification).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            with torch.no_grad():
+                for name, tensor in inputs.items():
+                    tensor.nan_to_num_().clamp_(*bounds[name])
+            if step % STEPS_BETWEEN_RUNS:
+                continue
+            candidate = feeds | {
+                name: tensor.detach().numpy().astype(feeds[name].dtype)
+                for name, tensor in inputs.items()
+            }
+            if amplification.item() > gain:
+                gain, found.amplified = amplification.item(), candidate
+        found.tried += 1
+        now = error(candidate)
+        if not now <= largest:
+            largest, found.worst = now, candidate
+    return found
+
+
+def _amplification(
+    truth: TorchModel, feeds: Mapping[str, Array], inputs: Mapping[str, Tensor], seed: int
+) -> Tensor:
+    """Return the logarithm of how far inexact activation functions take the outputs."""
+    tensors = {name: torch.from_numpy(np.asarray(a)) for name, a in feeds.items()} | dict(inputs)
+    clean = truth.outputs_of(tensors)
+    with NoisyActivations(seed):
+        noisy = truth.outputs_of(tensors)
+    squares = [
+        (noisy[name] - value).square().sum()
+        for name, value in clean.items()
+        if value.is_floating_point()
+    ]
+    return torch.stack(squares).sum().clamp_min(torch.finfo(torch.float64).tiny).log()
+
+
+def check_worst_case(checker: Checker, draw: Draw, seconds: float) -> WorstInput | None:
+    """Search, and measure what was found: where the graph erred most, and what amplifies most.
+
+    The yardstick is taken several times, with inputs off by an ULP, since the search picks the
+    graph's bad luck and not the training model's.
+    """
+    metadata = checker.graph.metadata
+    steps = metadata.length or min(metadata.steps + 1, LONGEST)
+    case = Case(steps, min(STREAMS, draw.most_streams(steps)))
+    run = converting(checker.graph)
+
+    def error(feeds: Mapping[str, Array]) -> float:
+        truth, actual = checker.truth.run(feeds), run(feeds)
+        return max(distance(actual[name], value) for name, value in truth.items())
+
+    try:
+        found = search(
+            checker.truth, lambda: draw.inputs(case.batch, steps), error, seconds, checker.seed
+        )
+    except RuntimeSessionError as crash:
+        checker.note_crash("worst case", crash)
+        return None
+    for words, feeds in (("worst", found.worst), ("most amplified", found.amplified)):
+        trial = Trial(checker.graph, case, [feeds])
+        label = f"{case}, {words} inputs"
+        checker.measure("worst case", trial, label=label, inputs=words, jitters=JITTERS)
+    return _describe(checker, found)
+
+
+def _describe(checker: Checker, found: Search) -> WorstInput | None:
+    """Describe the stream with the largest error, of the first floating point input."""
+    measured = [c for c in checker.comparisons if c.inputs == "worst"]
+    largest = max(measured, key=lambda c: np.nan_to_num(c.error, nan=np.inf), default=None)
+    inputs = [v for v in checker.graph.inputs if found.worst[v.name].ndim > 1]
+    if largest is None or not inputs or BATCH not in inputs[0].shape:
+        return None
+    value = inputs[0]
+    axis = value.shape.index(BATCH)
+    truth, actual = checker.truth.run(found.worst), converting(checker.graph)(found.worst)
+    axes = batch_axes(checker.graph)
+    errors = np.abs(actual[largest.value].astype(float) - truth[largest.value].astype(float))
+    stream = 0
+    if largest.value in axes:
+        rows = np.moveaxis(errors, axes[largest.value], 0).reshape(
+            found.worst[value.name].shape[axis], -1
+        )
+        stream = int(rows.max(axis=1).argmax())
+    array = np.moveaxis(found.worst[value.name], axis, 0)[stream]
+    return WorstInput(
+        value=largest.value,
+        error=largest.error,
+        own_error=largest.own_error,
+        tried=found.tried,
+        name=value.name,
+        stream=tuple(tuple(map(float, step)) for step in array.reshape(len(array), -1)),
+    )

@@ -1,0 +1,135 @@
+"""Whether a file is what it says it is: names, shapes, types, opset, and the checkpoint's hash."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+
+from bnlstm_deploy.checkpoint import state_sha256
+from bnlstm_deploy.export.lifted import recurrent_layers
+from bnlstm_deploy.export.model import OPSETS
+from bnlstm_deploy.export.op import DOMAIN, NAME
+from bnlstm_deploy.metadata import CARRIED, RecurrentLayers
+from bnlstm_deploy.verify.process import Graph
+
+FLOATS = {"float32": 1, "float64": 11, "float16": 10, "bfloat16": 16}
+"""ONNX's numbers for the dtypes of graphs."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at, and how it was found."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def check_structure(model: nn.Module, path: Path, graph: Graph) -> list[Finding]:
+    """Look at the file without running it.
+
+    Args:
+        model: The training model.
+        path: The ONNX file.
+        graph: The same file in a runtime.
+    """
+    proto = onnx.load(path, load_external_data=False)
+    return [
+        _validity(path),
+        _opset(proto),
+        _layers(model, graph),
+        _values(graph),
+        _types(proto, graph),
+        _nodes(proto, graph),
+        _hash(model, graph),
+    ]
+
+
+def _validity(path: Path) -> Finding:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        return Finding("valid ONNX", False, str(error).strip().partition("\n")[0])
+    return Finding("valid ONNX", True, "onnx.checker finds no fault")
+
+
+def _opset(proto: onnx.ModelProto) -> Finding:
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    opset = versions.get("", 0)
+    known = f"{OPSETS.start} to {OPSETS.stop - 1}"
+    return Finding("opset", opset in OPSETS, f"{opset}; supported are {known}")
+
+
+def _layers(model: nn.Module, graph: Graph) -> Finding:
+    expected = [replace(entry, streams=False) for entry in recurrent_layers(model)]
+    found = [replace(entry, streams=False) for entry in graph.metadata.layers]
+    detail = ", ".join(map(_describe, found))
+    if expected != found:
+        detail = f"the file has {detail}, the model {', '.join(map(_describe, expected))}"
+    return Finding("recurrent layers", expected == found, detail)
+
+
+def _describe(entry: RecurrentLayers) -> str:
+    sizes = f"{entry.input_size} to {entry.hidden_size}, {entry.num_layers} layers"
+    name = entry.name or "BNLSTM"
+    return f"{name} ({sizes}, {entry.num_directions} directions, {entry.steps} steps)"
+
+
+def _values(graph: Graph) -> Finding:
+    """Names and shapes of the inputs and outputs for states."""
+    problems = []
+    inputs = {value.name: value.shape for value in graph.state_inputs}
+    outputs = {value.name: value.shape for value in graph.state_outputs}
+    for entry in graph.metadata.layers:
+        rows = entry.num_layers * entry.num_directions
+        for into, out in CARRIED.items():
+            name, end = entry.value_name(into), entry.value_name(out)
+            if name not in inputs:
+                continue  # the model passes that itself, or the graph cannot continue a stream
+            if end not in outputs:
+                problems.append(f"{name} has no output {end}")
+            elif into != "start_step" and (inputs[name][0], inputs[name][-1]) != (
+                rows,
+                entry.hidden_size,
+            ):
+                problems.append(f"{name} has shape {inputs[name]}")
+    detail = "; ".join(problems) or f"{len(inputs)} optional inputs, {len(outputs)} state outputs"
+    return Finding("names and shapes", not problems, detail)
+
+
+def _types(proto: onnx.ModelProto, graph: Graph) -> Finding:
+    dtype = graph.metadata.dtype
+    other = [
+        entry.name
+        for entry in proto.graph.initializer
+        if entry.data_type in FLOATS.values() and entry.data_type != FLOATS.get(dtype)
+    ]
+    detail = f"{dtype} throughout" if not other else f"not {dtype}: {', '.join(other[:8])}"
+    return Finding("types", not other, detail)
+
+
+def _nodes(proto: onnx.ModelProto, graph: Graph) -> Finding:
+    """One node a layer and direction, each with its function."""
+    nodes = [node for node in proto.graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
+    layers = graph.metadata.layers
+    expected = sum(entry.num_layers * entry.num_directions for entry in layers)
+    functions = {(f.domain, f.name, f.overload) for f in proto.functions}
+    bare = [node for node in nodes if (node.domain, node.op_type, node.overload) not in functions]
+    ok = len(nodes) == expected and not bare
+    detail = f"{len(nodes)} nodes {DOMAIN}::{NAME} for {expected} layers and directions"
+    return Finding("nodes", ok, detail + (f", {len(bare)} without a function" if bare else ""))
+
+
+def _hash(model: nn.Module, graph: Graph) -> Finding:
+    recorded = graph.metadata.checkpoint_sha256
+    # the same values in another dtype are no other weights
+    ok = recorded in {state_sha256(model, dtype) for dtype in (None, torch.float32, torch.float64)}
+    detail = f"{recorded[:16]}..., the checkpoint's"
+    if not ok:
+        detail = (
+            f"the file was exported from other weights ({recorded[:16]}...) than this checkpoint "
+            f"holds ({state_sha256(model)[:16]}...): a stale export, or another checkpoint"
+        )
+    return Finding("checkpoint hash", ok, detail)
