@@ -14,6 +14,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bnlstm_deploy.checkpoint import load_checkpoint
+from bnlstm_deploy.cli.load import Loaded
 from bnlstm_deploy.cli.verify import run_check, show
 from bnlstm_deploy.export import export
 from bnlstm_deploy.runtime import Session
@@ -47,7 +48,7 @@ def main() -> None:
     number = len(test.y)
 
     console.rule("Verify")
-    report = run_check(console, model, OUTPUT)
+    report = run_check(console, Loaded(model), OUTPUT)
     show(console, report)
 
     console.rule("Result")

@@ -120,7 +120,11 @@ def write_forms(variant: str, size: Size, seed: int, folder: Path) -> tuple[list
             continue  # not exact
         written.append(name)
     auto = export(model, folder / "auto.onnx")
-    return written, f"{auto.form}, {auto.folding}"
+    chosen = f"{auto.form}, {auto.folding}"
+    if chosen not in written:  # the form that has no name of its own to ask for it by
+        (folder / "auto.onnx").rename(folder / f"{chosen}.onnx")
+        written.append(chosen)
+    return written, chosen
 
 
 def measure_variants(

@@ -52,7 +52,7 @@ def bench(
     console = Console()
     session = Session(model, providers=split(providers), intra_op_num_threads=threads)
     batches = batch_size or [1, 32]
-    lengths = length or [session.metadata.steps]
+    lengths = length or [session.metadata.length or session.metadata.steps]
     if min(*batches, *lengths) < 1:
         raise InputError(f"batch sizes {batches} and lengths {lengths} must be at least 1")
     sizes = [(batch, steps) for batch in batches for steps in lengths]

@@ -89,6 +89,8 @@ def verify(
     Example: bnlstm-deploy verify models/permuted-digits digits.onnx
     """
     console = Console()
+    if html is not None:  # if an extra is missing, say so before the work and not after
+        from bnlstm_deploy.verify.html import write_html
     if recheck is not None:
         report = _read_report(recheck).judged(ratio)
     else:
@@ -115,8 +117,6 @@ def verify(
             text = json.dumps(report.to_dict(), indent=1, allow_nan=False)
             temporary.write_text(text + "\n")
     if html is not None:
-        from bnlstm_deploy.verify.html import write_html
-
         write_html(report, html)
     show(console, report)
     if not report.passed:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bnlstm_deploy.errors import ExportError
-from bnlstm_deploy.export.forms import FACTORED, MATERIALIZED, lstm, scan, unrolled
+from bnlstm_deploy.export.forms import FACTORED, MATERIALIZED, either, lstm, scan, unrolled
 from bnlstm_deploy.fold import FoldedDirection
 
 AUTO = "auto"
@@ -15,13 +15,6 @@ FORMS = (AUTO, scan.FORM, unrolled.FORM, lstm.FORM)
 FOLDINGS = (AUTO, FACTORED, MATERIALIZED)
 CPU, CUDA = "cpu", "cuda"
 TARGETS = (CPU, CUDA)
-
-STEPWISE_LSTM_MAX_HIDDEN = 64
-"""Up to this H the LSTM operator is chosen on CPU where the input's part changes over time.
-
-It then multiplies that part by an identity of 4H x 4H, which is cheap for few streams and small H.
-Up to here the LSTM is at worst as much slower, with many streams, as the Scan is with one.
-"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +58,9 @@ class Request:
             )
 
 
+_STEPWISE = "Only what comes from the input changes over time; the rest is an ordinary LSTM"
+
+
 class Choice(NamedTuple):
     """How one layer and direction is exported."""
 
@@ -97,11 +93,14 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
     if request.form == AUTO and not obstacle and request.folding != MATERIALIZED:
         if len(direction.bias) == 1:
             return Choice(lstm.FORM, FACTORED, "The fold is an ordinary LSTM, the same over time.")
-        if request.target == CUDA or direction.hidden_size <= STEPWISE_LSTM_MAX_HIDDEN:
+        if request.target == CUDA:
+            return Choice(lstm.FORM, FACTORED, f"{_STEPWISE}, which cuDNN computes.")
+        most = either.most_streams(direction.hidden_size)
+        if most > 0:
             return Choice(
-                lstm.FORM,
+                either.FORM,
                 FACTORED,
-                "Only what comes from the input changes over time; the rest is an ordinary LSTM.",
+                f"{_STEPWISE}, up to {most} streams; for more a Scan is faster.",
             )
         obstacle = (
             "the input's part changes over time, and that takes the form lstm long with "

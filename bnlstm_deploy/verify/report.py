@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -259,16 +259,11 @@ class Report:
                 agreement=_read(Agreement, content["agreement"]) if content["agreement"] else None,
                 worst=_read(WorstInput, content["worst"]) if content["worst"] else None,
                 metadata=Metadata(layers=tuple(layers), **metadata),
+                ratio_limit=float(content["ratio_limit"]),
+                merge_error=float(content["merge_error"]),
                 **{
                     name: content[name]
-                    for name in (
-                        "checkpoint_sha256",
-                        "ratio_limit",
-                        "seed",
-                        "merge_error",
-                        "environment",
-                        "diagnosis",
-                    )
+                    for name in ("checkpoint_sha256", "seed", "environment", "diagnosis")
                 },
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -289,9 +284,11 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def _read(kind: type[Any], row: Mapping[str, Any], *derived: str) -> Any:  # noqa: ANN401
-    def back(value: Any) -> Any:  # noqa: ANN401
-        if isinstance(value, list):
-            return tuple(back(inner) for inner in value)
-        return float(value) if value in ("nan", "inf", "-inf") else value
+    """Read a dataclass of numbers and text; `_plain` has made text of some numbers."""
 
-    return kind(**{name: back(value) for name, value in row.items() if name not in derived})
+    def back(value: Any) -> Any:  # noqa: ANN401
+        return tuple(map(back, value)) if isinstance(value, list) else float(value)
+
+    text = {name for name, hint in get_type_hints(kind).items() if hint in (str, int, Stage)}
+    values = {name: value for name, value in row.items() if name not in derived}
+    return kind(**{n: value if n in text else back(value) for n, value in values.items()})

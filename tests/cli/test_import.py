@@ -1,5 +1,6 @@
 """Other code's checkpoints and whole models, at the command line."""
 
+import importlib
 import json
 import re
 
@@ -154,9 +155,7 @@ def test_a_whole_model_of_ones_own(run, tmp_path):
     assert result.status == 0, result.text
     names = {value.name for value in ort.InferenceSession(tmp_path / "tagger.onnx").get_outputs()}
     assert names >= {"output", "first.h_n", "blocks.0.c_n"}
-    import tagger_module
-
-    state = tagger_module.make().state_dict()
+    state = importlib.import_module("tagger_module").make().state_dict()
     torch.save({"state_dict": state}, tmp_path / "tagger.pt")
     result = run("convert", "tagger.pt", "-o", "tagger2.onnx", *own)
     assert result.status == 0, result.text

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from bnlstm_deploy.export import forms, op
+from bnlstm_deploy.export.forms import either
 from bnlstm_deploy.export.forms.unrolled import WIDTH, split_widths
 from bnlstm_deploy.fold import FoldedDirection
 from tests.export.nodes import (
@@ -31,7 +32,16 @@ KINDS = [
     ("unrolled", "factored"),
     ("unrolled", "materialized"),
     ("lstm", "factored"),
+    ("lstm-or-scan", "factored"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_are_two():
+    """Let the form lstm-or-scan take its one branch for up to 2 streams of H = 4."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(either, "WORK", 2 * 4 * 4)
+        yield
 
 
 def make_direction(generator, *, hidden=4, num_rows=3, rows=None):
@@ -55,7 +65,7 @@ def allowed(form, folding, num_rows):
     left_out = set()
     if folding == "materialized":
         left_out |= {"start_step"}
-    if form == "lstm":
+    if form.startswith("lstm"):
         left_out |= {"hidden_scale", "cell_scale", "cell_shift"}
         left_out |= {"input_scale", "rows"} if num_rows == 1 else set()
     return [name for name in ALL if name not in left_out]
@@ -66,7 +76,7 @@ def allowed(form, folding, num_rows):
 @given(st.data())
 def test_it_computes_the_fold(form, folding, data):
     generator = np.random.default_rng(data.draw(st.integers(0, 2**16)))
-    num_rows = data.draw(st.integers(1, 4))
+    num_rows = data.draw(st.integers(2 if form == "lstm-or-scan" else 1, 4))
     rows = data.draw(st.lists(st.integers(0, num_rows - 1), min_size=1, max_size=6))
     direction = make_direction(generator, num_rows=num_rows, rows=rows)
     time, batch = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 3))
@@ -78,12 +88,16 @@ def test_it_computes_the_fold(form, folding, data):
     for name in data.draw(st.sets(st.sampled_from(["state", "lengths", "start_step"]))):
         for shared in ("initial_h", "initial_c") if name == "state" else (name,):
             call[shared] = call[shared][:1]
-    dtype = np.float32 if form == "lstm" else data.draw(st.sampled_from([np.float32, np.float64]))
+    dtype = (
+        np.float32
+        if form.startswith("lstm")
+        else data.draw(st.sampled_from([np.float32, np.float64]))
+    )
     opset = data.draw(st.sampled_from([18, 20, 23]))
     model = make_model(direction, present, form, folding, opset=opset, dtype=dtype, time=time)
     feeds = feeds_of(call, present, dtype)
     results = [session(model).run(None, feeds)]
-    if not (form == "lstm" and "lengths" in present):  # the evaluator's LSTM ignores them
+    if not (form.startswith("lstm") and "lengths" in present):  # the evaluator's LSTM ignores them
         results.append(ReferenceEvaluator(model).run(None, feeds))
     tolerance = 2e-5 if dtype == np.float32 else 1e-11
     for result in results:
@@ -196,3 +210,25 @@ def test_materialized_rows_that_are_shared_are_one_weight(folding, tmp_path):
     per_step = CELL["Mul"] + (folding == "factored")
     weights = 3 if folding == "materialized" else 0
     assert counts["Mul"] == 20 * per_step + 1 + weights  # the input's scale is one
+
+
+def test_both_branches_of_lstm_or_scan_are_there_and_each_is_taken():
+    generator = np.random.default_rng(0)
+    direction = make_direction(generator)
+    present = allowed("lstm-or-scan", "factored", 3)
+    body = forms.function("lstm-or-scan", "factored", make_site(direction, present))
+    (choice,) = (node for node in body.node if node.op_type == "If")
+    few, many = (attribute.g for attribute in choice.attribute)
+    assert [n.op_type for n in all_nodes(few.node)].count("LSTM") == 1
+    assert "Scan" not in [n.op_type for n in all_nodes(few.node)]
+    assert "LSTM" not in [n.op_type for n in all_nodes(many.node)]
+    assert "Scan" in [n.op_type for n in all_nodes(many.node)]
+    model = make_model(direction, present, "lstm-or-scan", "factored", dtype=np.float32)
+    limits = [
+        i
+        for f in model.functions
+        for n in f.node
+        if n.output[0] == "most"
+        for i in [n.attribute[0].i]
+    ]
+    assert limits == [2]

@@ -23,12 +23,23 @@ def function(site: Site) -> onnx.FunctionProto:
     Args:
         site: The node that the body is for.
     """
-    ragged, constant = "lengths" in site.present, site.num_rows == 1
+    constant = site.num_rows == 1
     body = f"""
       {parts.CONSTANTS}
       {parts.DYNAMIC_TIME}
+      {"" if constant else parts.rows(site.present) + parts.gates_x(site.present)}
+      {operator(site)}
+    """
+    form = f"{FORM}_{site.hidden_size}{'' if constant else '_stepwise'}"
+    return parts.function(parts.overload(form, site), site, body)
+
+
+def operator(site: Site) -> str:
+    """The LSTM node and what leads to it, from the gates' part of X or, with one row, from X."""
+    ragged, constant = "lengths" in site.present, site.num_rows == 1
+    return f"""
       first_axis = Constant <value_ints = [0]> ()
-      {_CONSTANT if constant else _stepwise(site)}
+      {_CONSTANT if constant else _STEPWISE}
       {_reordered("input_weight", axis=0)}
       {_reordered("weight_hh", axis=0)}
       {_reordered("gate_bias", axis=1)}
@@ -50,8 +61,6 @@ def function(site: Site) -> onnx.FunctionProto:
       {"c_last" if ragged else "Y_c"} = Squeeze (c_3d, first_axis)
       {_FINALS if ragged else ""}
     """
-    form = f"{FORM}_{site.hidden_size}{'' if constant else '_stepwise'}"
-    return parts.function(parts.overload(form, site), site, body)
 
 
 _CONSTANT = """
@@ -61,11 +70,8 @@ _CONSTANT = """
 """
 
 
-def _stepwise(site: Site) -> str:
-    """The gates' part of X as the LSTM's X; its bias is 0 then, as it is part of that."""
-    return f"""
-      {parts.rows(site.present)}
-      {parts.gates_x(site.present)}
+# The gates' part of X as the LSTM's X; its bias is 0 then, as it is part of that.
+_STEPWISE = """
       LSTM_X = Identity (gates_x)
       shape_4H = Shape <start = 0, end = 1> (weight_hh)
       shape_square = Concat <axis = 0> (shape_4H, shape_4H)
@@ -76,7 +82,7 @@ def _stepwise(site: Site) -> str:
       one_1d = Constant <value_ints = [1]> ()
       shape_1_4H = Concat <axis = 0> (one_1d, shape_4H)
       gate_bias = Expand (zero_bias, shape_1_4H)
-    """
+"""
 
 
 def _reordered(name: str, *, axis: int) -> str:

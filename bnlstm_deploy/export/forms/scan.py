@@ -27,20 +27,23 @@ def function(site: Site, *, materialized: bool) -> onnx.FunctionProto:
         materialized: Whether the hidden scale is multiplied into the weights.
     """
     own_weights = materialized and "hidden_scale" in site.present
-    if "lengths" in site.present:
-        recurrence = _chosen_scan(site, own_weights=own_weights)
-    else:
-        recurrence = _scan(site, "Y", "Y_h", "Y_c", own_weights=own_weights)
     body = f"""
       {parts.CONSTANTS}
       {parts.DYNAMIC_TIME}
       {parts.rows(site.present)}
       {parts.gates_x(site.present)}
       {_WEIGHTS if own_weights else ""}
-      {recurrence}
+      {recurrence(site, own_weights=own_weights)}
     """
     form = f"{FORM}_materialized" if materialized else FORM
     return parts.function(parts.overload(form, site), site, body)
+
+
+def recurrence(site: Site, *, own_weights: bool) -> str:
+    """The Scan from the gates' part of X on, or the choice between two of them."""
+    if "lengths" in site.present:
+        return _chosen_scan(site, own_weights=own_weights)
+    return _scan(site, "Y", "Y_h", "Y_c", own_weights=own_weights)
 
 
 # Of each row, and then of each timestep: `row` is (T, 1), the Scan takes (T, H, 4H).
