@@ -99,10 +99,9 @@ def _build(cls: type[Any], table: object, source: str, where: str) -> Any:  # no
     missing = [name for name in required if name not in table]
     if unknown or missing:
         known = ", ".join(name for name in hints if name != "name")
-        raise LayoutError(
-            f"{source}: {title} has the unknown fields {unknown} and lacks {missing}; its fields "
-            f"are {known}"
-        )
+        problems = [f"has the unknown fields {unknown}"] if unknown else []
+        problems += [f"lacks {missing}"] if missing else []
+        raise LayoutError(f"{source}: {title} {' and '.join(problems)}; its fields are {known}")
     values = {
         name: _convert(hints[name], value, source, f"{where}.{name}".strip("."))
         for name, value in table.items()
