@@ -14,6 +14,7 @@ ARRAYS = ("weight_ih", "weight_hh", *STEPWISE)
 
 
 def array(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    found: onnx.TensorProto
     (found,) = (entry for entry in proto.graph.initializer if entry.name.endswith(name))
     return found
 
