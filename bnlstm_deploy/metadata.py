@@ -16,6 +16,8 @@ FORMAT_VERSION = 1
 VERIFIED = "bnlstm.verified."
 """Prefix of the properties that a passed check leaves."""
 
+PRODUCER = f"bnlstm-deploy {__version__}"
+
 CARRIED = {"initial_h": "h_n", "initial_c": "c_n", "start_step": "next_step"}
 """The graph inputs that take a state in, and the outputs that give it out for the next chunk."""
 
@@ -67,7 +69,7 @@ class Metadata:
     verified: Mapping[str, str] = field(default_factory=dict)
     """What the last check that passed found: date, ratio, versions; empty before any."""
     format_version: int = FORMAT_VERSION
-    producer: str = f"bnlstm-deploy {__version__}"
+    producer: str = PRODUCER
 
     @property
     def steps(self) -> int:

@@ -67,6 +67,14 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE", help="Also write the result as a page.", show_default=False),
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="If it fails, make a folder that reproduces it: inputs, outputs, a script.",
+            show_default=False,
+        ),
+    ] = None,
     recheck: Annotated[
         Path | None,
         typer.Option(
@@ -107,6 +115,7 @@ def verify(
             search_seconds=search_seconds,
             ratio_limit=ratio,
             seed=seed,
+            bundle=bundle,
         )
         if record and report.passed:
             from bnlstm_deploy.verify import record as write_record
@@ -119,6 +128,8 @@ def verify(
     if html is not None:
         write_html(report, html)
     show(console, report)
+    if bundle is not None and bundle.exists():
+        console.print(f"To reproduce it: python {bundle / 'replay.py'}")
     if not report.passed:
         raise typer.Exit(1)
 
@@ -133,6 +144,7 @@ def run_check(
     search_seconds: float = 3.0,
     ratio_limit: float = 4.0,
     seed: int = 0,
+    bundle: Path | None = None,
 ) -> "Report":
     """Run the check with a progress bar."""
     from bnlstm_deploy.verify import sample_like
@@ -151,6 +163,7 @@ def run_check(
             search_seconds=search_seconds,
             ratio_limit=ratio_limit,
             seed=seed,
+            bundle=bundle,
             progress=lambda stage, done, total: bar.update(
                 task, description=f"Verifying: {stage}", completed=done, total=total
             ),
@@ -199,6 +212,9 @@ def show(console: Console, report: "Report") -> None:
     hidden = len(report.failures) - SHOWN_FAILURES
     if hidden > 0:
         console.print(f"[red]and {hidden} more[/red]")
+    if report.diagnosis is not None:
+        console.print("[bold]Diagnosis[/bold]")
+        console.print(report.diagnosis["summary"], markup=False, highlight=False)
     console.print("[bold green]PASSED" if report.passed else "[bold red]FAILED")
 
 

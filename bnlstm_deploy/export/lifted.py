@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.export import op
 from bnlstm_deploy.export.folded import FoldedBNLSTM
-from bnlstm_deploy.metadata import RecurrentLayers
+from bnlstm_deploy.metadata import CARRIED, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 
 PASSED = {"initial_h": "state", "initial_c": "state", "lengths": "lengths", "start_step": "step"}
@@ -40,8 +40,9 @@ class Lifted(nn.Module):
         self.accepts: list[str] = []
         self._given: Mapping[str, Tensor] = {}
         self._left: dict[str, Tensor] = {}
+        self.layers = tuple(layers)
         modules = recurrent_modules(model)
-        for entry, module in zip(layers, modules.values(), strict=True):
+        for entry, module in zip(self.layers, modules.values(), strict=True):
             hooks = _Hooks(self, entry)
             module.register_forward_pre_hook(hooks.put, with_kwargs=True)
             module.register_forward_hook(hooks.take, with_kwargs=True)
@@ -57,15 +58,18 @@ class Lifted(nn.Module):
 
         Returns:
             The tensors that the model returns, without final states; and the final states and,
-            where a start step was given, the next steps, by the names that the graph has.
+            where a start step was given, the next steps, by the names that the graph has and in
+            the order of the layers, whichever the model calls first.
 
         Raises:
             ExportError: A BNLSTM is called twice, or something else than tensors is returned.
         """
         self._given, self._left, self.accepts = given, {}, []
         result = self.model(*inputs)
-        states = [id(tensor) for tensor in self._left.values()]
-        return tuple(t for t in _tensors(result) if id(t) not in states), self._left
+        names = [entry.value_name(n) for entry in self.layers for n in CARRIED.values()]
+        left = {name: self._left[name] for name in names if name in self._left}
+        states = [id(tensor) for tensor in left.values()]
+        return tuple(t for t in _tensors(result) if id(t) not in states), left
 
 
 class _Hooks:

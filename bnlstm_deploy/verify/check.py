@@ -22,11 +22,13 @@ from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
+from bnlstm_deploy.verify.bundle import check_free
 from bnlstm_deploy.verify.cases import Sample, default_sample, make_cases
 from bnlstm_deploy.verify.checker import Checker
 from bnlstm_deploy.verify.conditions import LONGEST, check_conditions
 from bnlstm_deploy.verify.data import check_data
 from bnlstm_deploy.verify.draw import Draw
+from bnlstm_deploy.verify.failure import look_into
 from bnlstm_deploy.verify.metrics import Scales
 from bnlstm_deploy.verify.process import Graph, GraphProcess
 from bnlstm_deploy.verify.report import Report
@@ -47,6 +49,7 @@ def verify(
     search_seconds: float = 3.0,
     seed: int = 0,
     isolated: bool = True,
+    bundle: str | Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Check that an exported graph computes what its training model computes.
@@ -80,6 +83,8 @@ def verify(
         search_seconds: For how long to search for the worst inputs; 0 for no search.
         seed: Of the random inputs, states, lengths, steps and chunks.
         isolated: Whether each provider runs in a process of its own, so that its crash is a result.
+        bundle: A folder to make if the check fails, which reproduces the failure: see
+            `bnlstm_deploy.verify.bundle`.
         progress: Called with the stage, the number of its cases done, and of all of them.
 
     Returns:
@@ -88,12 +93,14 @@ def verify(
     Raises:
         VerificationError: The graph is of a model with other layers, or `sample` is missing.
         FoldError: The model cannot be folded.
-        InputError: The data cannot be read, or does not fit the graph.
+        InputError: The data cannot be read, or does not fit the graph; or `bundle` exists.
         RuntimeSessionError: The file or a provider cannot be used.
     """
     path = Path(path)
     if not providers:
         raise RuntimeSessionError("providers is []; pass at least one, such as 'cpu'")
+    if bundle is not None:
+        check_free(Path(bundle))
     show = progress or (lambda stage, done, total: None)
     with _graphs(path, providers, isolated=isolated) as graphs:
         graph = next(iter(graphs.values()))
@@ -129,7 +136,12 @@ def verify(
             worst=worst,
             environment=_environment(path, list(graphs)),
         )
-    show("data", 1, 1)
+        suspect = checker.suspect
+        if not report.passed and suspect is not None and suspect.provider in checker.graphs:
+            show("diagnosis", 0, 1)
+            named = dict(zip(graphs, providers, strict=True))
+            folder = None if bundle is None else Path(bundle)
+            report = look_into(report, model, path, suspect, checker.graphs, named, folder)
     return report
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from bnlstm_deploy.errors import RuntimeSessionError
@@ -16,7 +15,7 @@ from bnlstm_deploy.export.values import TIME
 from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.metrics import Comparison, Curve, Runs, Stage, compare, curve, distance
-from bnlstm_deploy.verify.noise import NoisyActivations
+from bnlstm_deploy.verify.noise import sensitivity
 from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.run import Run, TorchModel, Trial
 
@@ -25,6 +24,12 @@ Select = Callable[[str, Array], Array]
 
 SUSPICIOUS = 8.0
 """Times the rounding of its own case from which on a trial's error is worth a look."""
+
+CLEAR = 1000.0
+"""Times the rounding from which on one failure is as clear as another."""
+
+VISIBLE = 30.0
+"""What part of a failure is looked into: one of at least 1 / VISIBLE of its error."""
 
 TINY = float(np.finfo(np.float32).tiny)
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
@@ -40,7 +45,9 @@ class Suspect:
     provider: str
     trial: Trial
     tolerance: Mapping[str, float]
-    """Largest error of each output that rounding explains."""
+    """Error of each output above which a part of the trial fails, too."""
+    clarity: float
+    """The error as a multiple of what rounding explains, up to `CLEAR`."""
 
 
 class Checker:
@@ -56,8 +63,8 @@ class Checker:
         curves: Over the timesteps of precision cases, by provider, T and output.
         crashes: Graphs that ended their process.
         merge_error: How far merging rows moved an output at most.
-        suspect: The smallest precision trial whose error is beyond the rounding of its own case,
-            and its provider and tolerances; the place to look if the check fails.
+        suspect: The trial whose error is furthest beyond the rounding of its own case; the place to
+            look if the check fails.
     """
 
     def __init__(self, model: nn.Module, graphs: Mapping[str, Graph], seed: int) -> None:
@@ -115,7 +122,7 @@ class Checker:
         expected = trial.run(self.truth.run)
         rounded = trial.run(self.own.run)
         folded = trial.run(self.folded_32.run)
-        sensitivity = self._sensitivity(trial, expected)
+        moved_by = sensitivity(self.truth.run, trial, expected, self.seed)
         target = expected
         if self.graph.metadata.merge_tolerance > 0:
             target = trial.run(self.merged.run)
@@ -126,7 +133,7 @@ class Checker:
         if stage == "precision" and not case.chunks:
             exact = trial.run(self.folded.run)
             for value, truth in expected.items():
-                others = (rounded[value], sensitivity[value], folded[value])
+                others = (rounded[value], moved_by[value], folded[value])
                 runs = Runs(exact[value], *others, truth, truth)
                 self.comparisons.append(compare("algebra", name, case.time, value, runs, **facts))
         actuals: dict[str, dict[str, Array]] = {}
@@ -138,7 +145,7 @@ class Checker:
             tolerance: dict[str, float] = {}
             worst = 0.0
             for value, truth in expected.items():
-                others = (rounded[value], sensitivity[value], folded[value])
+                others = (rounded[value], moved_by[value], folded[value])
                 arrays = (actual[value], *others, truth, target[value])
                 if select is not None:
                     arrays = tuple(select(value, array) for array in arrays)  # type: ignore[assignment]
@@ -152,8 +159,8 @@ class Checker:
                 )
                 if stage == "precision":
                     self._add_curve(provider, case.time, value, runs)
-            if worst > 1 and stage == "precision" and not case.chunks and self._is_smaller(case):
-                self.suspect = Suspect(provider, trial, tolerance)
+            if run_with is None and select is None and not case.chunks:
+                self._suspect(provider, trial, tolerance, worst)
         return actuals
 
     def note_crash(self, case: str, error: RuntimeSessionError, provider: str = "") -> None:
@@ -162,11 +169,24 @@ class Checker:
         self.crashes.append(f"{name}, {case}: {error}")
         self.graphs.pop(name, None)
 
-    def _is_smaller(self, case: Case) -> bool:
-        if self.suspect is None:
-            return True
-        other = self.suspect.trial.case
-        return (case.time, case.batch) < (other.time, other.batch)
+    def _suspect(
+        self, provider: str, trial: Trial, tolerance: Mapping[str, float], excess: float
+    ) -> None:
+        """Keep a trial if its failure is clearer, or says more, than the one that is kept."""
+        if excess <= 1:
+            return
+        clarity = min(excess, CLEAR)
+        if self.suspect is not None:
+            kept, other = self.suspect.trial.case, self.suspect.clarity
+            if (-clarity, *self._size(trial.case)) >= (-other, *self._size(kept)):
+                return
+        # A smaller part of it is to fail clearly, too, and not by what is just above rounding.
+        allowed = {name: max(1.0, clarity / VISIBLE) * value for name, value in tolerance.items()}
+        self.suspect = Suspect(provider, trial, allowed, clarity)
+
+    def _size(self, case: Case) -> tuple[bool, int, int]:
+        """Order cases: the smallest is best in which all rows of statistics come into play."""
+        return case.time < 2 * self.graph.metadata.steps, case.time, -case.batch
 
     def _run(self, provider: str, graph: Graph, trial: Trial, name: str) -> dict[str, Array] | None:
         """Run one graph; a crash is noted, and the graph is not run again."""
@@ -177,17 +197,6 @@ class Checker:
         except RuntimeSessionError as error:
             self.note_crash(name, error, provider)
             return None
-
-    def _sensitivity(
-        self, trial: Trial, expected: Mapping[str, Array]
-    ) -> dict[str, NDArray[np.float64]]:
-        """Return how far inexact activation functions move each value."""
-        with NoisyActivations(self.seed):
-            noisy = trial.run(self.truth.run)
-        return {
-            name: np.abs(noisy[name].astype(np.float64) - value.astype(np.float64))
-            for name, value in expected.items()
-        }
 
     def _jittered(self, trial: Trial, times: int) -> dict[str, float]:
         """Return the largest own errors on inputs that are off by an ULP at random."""

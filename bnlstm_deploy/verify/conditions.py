@@ -7,6 +7,7 @@ import numpy as np
 
 from bnlstm_deploy.export.values import BATCH, TIME
 from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.verify.axes import batch_axes
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.checker import Checker
 from bnlstm_deploy.verify.process import Graph
@@ -78,15 +79,6 @@ def _check_padding(checker: Checker, trial: Trial) -> None:
     if spoilt is not None and _agree(checker, trial, spoilt, everything):
         label = f"{trial.case}, padding of NaN"
         checker.measure("conditions", trial, label=label, run_with=spoilt)
-
-
-def batch_axes(graph: Graph) -> dict[str, int]:
-    """Return the axis of the streams of each output that has one."""
-    axes = {v.name: v.shape.index(BATCH) for v in graph.outputs if BATCH in v.shape}
-    for entry in graph.metadata.layers:
-        axes |= {entry.value_name("h_n"): 1, entry.value_name("c_n"): 1}
-        axes[entry.value_name("next_step")] = 0
-    return axes
 
 
 def _times(factor: float) -> Change:

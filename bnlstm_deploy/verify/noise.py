@@ -1,11 +1,17 @@
 """How far the activation functions of a runtime may take a model from the truth."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
+
+from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.verify.axes import batch_axes, input_batch_axes
+from bnlstm_deploy.verify.run import Run, Trial
 
 ACTIVATION_ERROR = 3e-7
 """Absolute error of float32 sigmoid and tanh kernels that a runtime is granted.
@@ -13,28 +19,40 @@ ACTIVATION_ERROR = 3e-7
 ONNX Runtime's on CPU, rational approximations, reach 1.7e-7 and 3.1e-7; torch's 0.9e-7 and 0.3e-7.
 """
 
-ACTIVATIONS = (torch.ops.aten.sigmoid.default, torch.ops.aten.tanh.default)
+DRAWS = 32
+"""Draws of each feature's error, times the features."""
+
+ACTIVATIONS = {torch.sigmoid: "sigmoid", torch.tanh: "tanh"} | {
+    Tensor.sigmoid: "sigmoid",
+    Tensor.tanh: "tanh",
+}
 
 
-class NoisyActivations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class NoisyActivations(TorchFunctionMode):
     """While active, every result of sigmoid and tanh is off by `ACTIVATION_ERROR`.
 
     Kernels of 3e-7 are honest, and in most models such an error vanishes among others. Where a
     normalization has a very small variance its scale is in the hundreds and amplifies it, and a
     training model whose activations happen to saturate, at exactly 0 and 1, does not show that.
-    The sign is random for each feature and the same at all timesteps, since the error of a kernel
-    is systematic and adds up.
+    The sign is random for each stream and feature. The error of a kernel is systematic and adds up
+    over time, so the signs are the same at all timesteps; but gates that are off by the same may
+    cancel each other, hence the other kind, which draws them anew at each call.
+
+    Args:
+        seed: Of the signs.
+        systematic: Whether they are the same at all timesteps.
     """
 
-    def __init__(self, seed: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, seed: int, *, systematic: bool) -> None:
+        super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
-        self.offsets: dict[tuple[object, int], Tensor] = {}
+        self.systematic = systematic
+        self.offsets: dict[tuple[str, torch.Size], Tensor] = {}
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],
+        types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
@@ -43,8 +61,51 @@ class NoisyActivations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         if func not in ACTIVATIONS:
             return result
-        key = (func, result.shape[-1])
+        if not self.systematic:
+            return result + self._offsets(result.shape, result.dtype)
+        key = (ACTIVATIONS[func], result.shape)
         if key not in self.offsets:
-            signs = torch.randint(0, 2, (result.shape[-1],), generator=self.generator) * 2 - 1
-            self.offsets[key] = ACTIVATION_ERROR * signs.to(result.dtype)
+            self.offsets[key] = self._offsets(result.shape, result.dtype)
         return result + self.offsets[key]
+
+    def _offsets(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        signs = torch.randint(0, 2, tuple(shape), generator=self.generator) * 2 - 1
+        return ACTIVATION_ERROR * signs.to(dtype)
+
+
+def sensitivity(
+    run: Run, trial: Trial, expected: Mapping[str, Array], seed: int
+) -> dict[str, NDArray[np.float64]]:
+    """Return how far inexact activation functions move each value of a trial.
+
+    For the features of a stream and timestep it is one number, the largest of several draws of the
+    signs: at a single value the errors of several functions may cancel by luck. The draws are run
+    at once, as further streams; the fewer features there are, the more.
+
+    Args:
+        run: Runs the training model in float64.
+        trial: The case and its inputs.
+        expected: What it gives with exact functions, by name.
+        seed: Of the signs.
+    """
+    graph = trial.graph
+    axes, own = batch_axes(graph), {value.name for value in graph.outputs}
+    features = min(entry.hidden_size for entry in graph.metadata.layers)
+    draws = max(1, DRAWS // features) if expected.keys() <= axes.keys() else 1
+    into = input_batch_axes(graph)
+    feeds = [
+        {n: np.concatenate([a] * draws, into[n]) if n in into else a for n, a in part.items()}
+        for part in trial.feeds
+    ]
+    wide = Trial(graph, trial.case, feeds)
+    moved = {name: np.zeros(value.shape) for name, value in expected.items()}
+    for systematic in (True, False):
+        with NoisyActivations(seed, systematic=systematic):
+            noisy = wide.run(run)
+        for name, value in expected.items():
+            stacked = len(feeds) > 1 and name in own
+            parts = np.split(noisy[name], draws, axes.get(name, 0) + stacked)
+            for part in parts:
+                error = np.abs(part.astype(np.float64) - value.astype(np.float64))
+                moved[name] = np.maximum(moved[name], error.max(axis=-1, keepdims=True, initial=0))
+    return moved

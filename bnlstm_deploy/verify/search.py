@@ -12,9 +12,10 @@ from torch import Tensor
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.export.values import BATCH
 from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.verify.axes import batch_axes
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.checker import Checker, converting
-from bnlstm_deploy.verify.conditions import JITTERS, LONGEST, batch_axes
+from bnlstm_deploy.verify.conditions import JITTERS, LONGEST
 from bnlstm_deploy.verify.draw import Draw
 from bnlstm_deploy.verify.metrics import distance
 from bnlstm_deploy.verify.noise import NoisyActivations
@@ -123,7 +124,7 @@ def _amplification(
     """Return the logarithm of how far inexact activation functions take the outputs."""
     tensors = {name: torch.from_numpy(np.asarray(a)) for name, a in feeds.items()} | dict(inputs)
     clean = truth.outputs_of(tensors)
-    with NoisyActivations(seed):
+    with NoisyActivations(seed, systematic=True):
         noisy = truth.outputs_of(tensors)
     squares = [
         (noisy[name] - value).square().sum()

@@ -1,5 +1,6 @@
 """Whether a file is what it says it is: names, shapes, types, opset, and the checkpoint's hash."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,14 +9,20 @@ import torch
 from torch import nn
 
 from bnlstm_deploy.checkpoint import state_sha256
+from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.export.lifted import recurrent_layers
 from bnlstm_deploy.export.model import OPSETS
 from bnlstm_deploy.export.op import DOMAIN, NAME
-from bnlstm_deploy.metadata import CARRIED, RecurrentLayers
+from bnlstm_deploy.metadata import CARRIED, PRODUCER, RecurrentLayers
+from bnlstm_deploy.verify.diagnosis.arrays import compare_arrays
+from bnlstm_deploy.verify.diagnosis.places import find_nodes
 from bnlstm_deploy.verify.process import Graph
 
 FLOATS = {"float32": 1, "float64": 11, "float16": 10, "bfloat16": 16}
 """ONNX's numbers for the dtypes of graphs."""
+
+SHOWN = 3
+"""Arrays that are named of those that differ."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ def check_structure(model: nn.Module, path: Path, graph: Graph) -> list[Finding]
         path: The ONNX file.
         graph: The same file in a runtime.
     """
-    proto = onnx.load(path, load_external_data=False)
+    proto = onnx.load(path)
     return [
         _validity(path),
         _opset(proto),
@@ -44,6 +51,7 @@ def check_structure(model: nn.Module, path: Path, graph: Graph) -> list[Finding]
         _types(proto, graph),
         _nodes(proto, graph),
         _hash(model, graph),
+        *_arrays(model, proto, graph),
     ]
 
 
@@ -133,3 +141,20 @@ def _hash(model: nn.Module, graph: Graph) -> Finding:
             f"holds ({state_sha256(model)[:16]}...): a stale export, or another checkpoint"
         )
     return Finding("checkpoint hash", ok, detail)
+
+
+def _arrays(model: nn.Module, proto: onnx.ModelProto, graph: Graph) -> Iterator[Finding]:
+    """Look at each array, however small its effect; another version may lay out others."""
+    if graph.metadata.producer != PRODUCER:
+        return
+    try:
+        nodes = find_nodes(model, proto)
+    except VerificationError as error:
+        yield Finding("arrays", False, str(error))
+        return
+    differences, _ = compare_arrays(model, proto, graph.metadata, nodes)
+    detail = "those of the model's fold, rounded once"
+    if differences:
+        more = len(differences) - SHOWN
+        detail = "; ".join(map(str, differences[:SHOWN])) + f"; and {more} more" * (more > 0)
+    yield Finding("arrays", not differences, detail)

@@ -46,4 +46,6 @@ def explain(report: Report) -> str:
     ]
     if len(report.failures) > SHOWN:
         lines.append(f"  and {len(report.failures) - SHOWN} more")
+    if report.diagnosis is not None:
+        lines += ["diagnosis:", *(f"  {line}" for line in report.diagnosis["summary"].split("\n"))]
     return "the graph does not compute what the model computes\n" + "\n".join(lines)

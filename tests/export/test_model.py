@@ -14,7 +14,9 @@ from bnlstm_deploy.export.model import OPSETS
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.verify import sample_like
 from tests.models import randomize
+from tests.verify.quick import check
 
 
 def assert_near(actual, truth):
@@ -112,6 +114,33 @@ def test_a_model_of_ones_own(tmp_path):
     assert_near(mean, truth["mean"])
     assert states["lower"].h.shape == (1, 5, 6)
     assert states["upper"].step is None
+
+
+class UpsideDown(nn.Module):
+    """Calls its BNLSTM in another order than it holds them."""
+
+    def __init__(self):
+        super().__init__()
+        self.upper = BNLSTM(4, 4, max_length=3)
+        self.lower = BNLSTM(2, 4, max_length=3)
+
+    def forward(self, x):
+        return self.upper(self.lower(x)[0])[0]
+
+
+def test_states_have_the_names_of_their_modules(tmp_path):
+    model = randomize(UpsideDown()).eval()
+    x = torch.randn(5, 2, 2)
+    export(model, tmp_path / "m.onnx", inputs=(x,))
+    with torch.no_grad():
+        y, (h_lower, _) = model.lower(x)
+        _, (h_upper, c_upper) = model.upper(y)
+    _, states = Session(tmp_path / "m.onnx")(x.numpy())
+    np.testing.assert_allclose(states["lower"].h, h_lower.numpy(), atol=1e-5)
+    np.testing.assert_allclose(states["upper"].h, h_upper.numpy(), atol=1e-5)
+    np.testing.assert_allclose(states["upper"].c, c_upper.numpy(), atol=1e-5)
+    np.testing.assert_array_equal(states["upper"].step, [5, 5])
+    assert check(model, tmp_path / "m.onnx", sample=sample_like(model, (x,))).passed
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,214 @@
+"""Why a graph fails its check: where the error comes from, and which known mistake it is."""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from bnlstm_deploy.checkpoint import state_sha256
+from bnlstm_deploy.export.model import fold_layers
+from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.runtime.providers import Provider
+from bnlstm_deploy.verify.diagnosis.arrays import ArrayDifference, FileArrays, compare_arrays
+from bnlstm_deploy.verify.diagnosis.hypotheses import EXPLAINED, PROMISING, Confirmed, Tester
+from bnlstm_deploy.verify.diagnosis.narrowing import Minimal, excess, narrow, time_of
+from bnlstm_deploy.verify.diagnosis.origin import Origin
+from bnlstm_deploy.verify.diagnosis.places import find_nodes
+from bnlstm_deploy.verify.diagnosis.trace import trace
+from bnlstm_deploy.verify.run import Run, TorchModel
+
+FEW_ELEMENTS = 4
+"""Elements of the file's arrays that may differ for them to be the answer."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is known of a failure."""
+
+    fails: bool
+    """Whether the graph fails on the inputs at all."""
+    reproduced: bool
+    """Whether the debug copy of the graph fails, too; else the origins are unknown."""
+    stream: int | None
+    """The stream that fails alone; None if none does."""
+    time: int | None
+    """The shortest T at which it fails; None if there is no time axis to cut."""
+    origins: tuple[Origin, ...]
+    """All values that introduce error, in the order in which the graph computes them; of each
+    layer and direction the first timestep only."""
+    hypotheses: tuple[Confirmed, ...]
+    """Known mistakes that explain the outputs, the best first."""
+    arrays: tuple[ArrayDifference, ...]
+    """Arrays of the file that are not those of the model's fold."""
+    tested: int
+    """How many known mistakes were computed."""
+    stale: bool
+    """Whether the file records the hash of another checkpoint."""
+    fold_error: float
+    """How far the fold in float64 is from the training model, on the smallest failing input."""
+    minimal: Minimal | None = None
+    """The smallest failing input; None if it does not fail."""
+
+    @property
+    def origin(self) -> Origin | None:
+        """The first value that introduces error."""
+        return self.origins[0] if self.origins else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the smallest failing input as values that JSON can hold."""
+        content = {
+            "summary": str(self),
+            "origin": None if self.origin is None else _described(self.origin),
+            "other_origins": [_described(origin) for origin in self.origins[1:]],
+            "hypotheses": [_described(confirmed) for confirmed in self.hypotheses],
+            "hypotheses_tested": self.tested,
+            "arrays": [_described(difference) for difference in self.arrays],
+            "fails": self.fails,
+            "reproduced": self.reproduced,
+            "stream": self.stream,
+            "time": self.time,
+            "stale": self.stale,
+            "fold_error": self.fold_error,
+        }
+        plain: dict[str, Any] = _plain(content)
+        return plain
+
+    def __str__(self) -> str:
+        if not self.fails:
+            return "the graph does not fail on these inputs"
+        if self.origin is not None:
+            first = str(self.origin)
+        elif self.reproduced:
+            first = "no single value is off by more than rounding explains"
+        else:
+            first = "the debug copy of the graph does not fail: the providers differ"
+        lines = [f"origin: {first}"]
+        lines += [f"explained by: {confirmed}" for confirmed in self.hypotheses[:3]]
+        if not self.hypotheses:
+            lines.append(f"none of {self.tested} known mistakes explains it")
+        lines += [f"array {difference}" for difference in self.arrays[:3]]
+        return "\n".join(lines)
+
+
+def diagnose(
+    model: nn.Module,
+    path: str | Path,
+    feeds: Mapping[str, Array],
+    *,
+    run: Run,
+    tolerance: Mapping[str, float],
+    providers: Sequence[Provider] = ("cpu",),
+) -> Diagnosis:
+    """Find out why a graph fails.
+
+    The inputs are narrowed to the smallest part that fails: one stream, the shortest sequence. On
+    that a debug copy of the graph is run that shows its intermediates, and each is compared with
+    what float64 makes of the graph's *own* inputs to it. Then known mistakes are made one by one in
+    the float64 fold, and those that give what the graph gives are confirmed, on all inputs.
+
+    What is held in memory at a time is one intermediate of one layer, (T, 1, 4H), and the cells of
+    all layers, for the one stream.
+
+    Args:
+        model: The training model.
+        path: The ONNX file.
+        feeds: The failing inputs, by the graph's names.
+        run: Runs the deployed graph: arrays by input name to arrays by output name.
+        tolerance: The largest error of each output that rounding explains, by name. Outputs that
+            are not in it are not judged.
+        providers: On which to run the debug copy.
+
+    Raises:
+        VerificationError: The file was exported from a model with other layers.
+        RuntimeSessionError: The file or its debug copy cannot be run.
+        FoldError: The model cannot be folded.
+    """
+    path = Path(path)
+    graph = Session(path, providers=providers)
+    proto = onnx.load(path)
+    nodes = find_nodes(model, proto)
+    metadata = graph.metadata
+    arrays, held = compare_arrays(model, proto, metadata, nodes)
+    stale = metadata.checkpoint_sha256 not in {
+        state_sha256(model, dtype) for dtype in (None, torch.float32, torch.float64)
+    }
+    trained = TorchModel(copy.deepcopy(model), metadata.layers, graph, torch.float64)
+    truth = trained
+    if metadata.merge_tolerance > 0:
+        merged = fold_layers(model, torch.float64, metadata.merge_tolerance)
+        truth = TorchModel(merged, metadata.layers, graph, torch.float64)
+    minimal = narrow(graph, feeds, run, truth.run, tolerance)
+    if minimal is None:
+        return Diagnosis(False, False, None, None, (), (), arrays, 0, stale, 0.0)
+    whole = Minimal(feeds, truth.run(feeds), run(feeds), None, time_of(graph, feeds))
+    reproduced, origins = trace(model, graph, proto, nodes, minimal, tolerance, providers)
+    tester = Tester(model, graph, minimal, whole, tolerance)
+    confirmed, tested = _hypotheses(tester, origins, (arrays, held), stale)
+    exact_fold = fold_layers(model, torch.float64)
+    folded = TorchModel(exact_fold, metadata.layers, graph, torch.float64).run(minimal.feeds)
+    expected = trained.run(minimal.feeds)
+    return Diagnosis(
+        fails=True,
+        reproduced=reproduced,
+        stream=minimal.stream,
+        time=minimal.time,
+        origins=tuple(replace(o, stream=minimal.stream or o.stream) for o in origins),
+        hypotheses=tuple(confirmed),
+        arrays=arrays,
+        tested=tested,
+        stale=stale,
+        fold_error=excess(folded, expected, dict.fromkeys(expected, 1.0)),
+        minimal=minimal,
+    )
+
+
+def _hypotheses(
+    tester: Tester,
+    origins: Sequence[Origin],
+    file: tuple[tuple[ArrayDifference, ...], FileArrays],
+    stale: bool,
+) -> tuple[list[Confirmed], int]:
+    """Test known mistakes, and whether the file's arrays are what is wrong."""
+    arrays, held = file
+    named = {(origin.module, origin.layer, origin.direction) for origin in origins}
+    suspects = [p for p in tester.places if (p.path, p.layer, p.direction) in named]
+    by_file: list[Confirmed] = []
+    if arrays:
+        case = tester.whole
+        left = excess(case.actual, tester.exact.run_file(case.feeds, held), tester.tolerance)
+        error = excess(case.actual, case.expected, tester.tolerance)
+        if left <= EXPLAINED * error and left <= max(1.0, PROMISING * error):
+            names = ", ".join(difference.name for difference in arrays[:4])
+            more = f" and {len(arrays) - 4} more" * (len(arrays) > 4)
+            words = f"the file's arrays are not those of the model's fold: {names}{more}"
+            if sum(difference.elements for difference in arrays) <= FEW_ELEMENTS:
+                words = "a few elements differ: " + "; ".join(map(str, arrays))
+            elif stale:
+                words = f"stale export: the file is of another checkpoint ({names}{more} differ)"
+            by_file = [Confirmed(words, left, left / error)]
+    if by_file and sum(difference.elements for difference in arrays) <= FEW_ELEMENTS:
+        return by_file, 1
+    hypotheses = list(tester.hypotheses(suspects if origins else None))
+    return tester.test(hypotheses) + by_file, len(hypotheses) + bool(arrays)
+
+
+def _described(part: Origin | Confirmed | ArrayDifference) -> dict[str, Any]:
+    return {"text": str(part), **asdict(part)}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Return a value with numbers that JSON lacks as text: nan, inf."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
