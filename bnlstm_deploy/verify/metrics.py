@@ -87,6 +87,8 @@ class Curve:
     fold_error: tuple[float, ...]
     relative_l2: tuple[float, ...]
     p99: tuple[float, ...]
+    unexplained: tuple[float, ...]
+    """The errors that are judged: without those that `SENSITIVE` values explain."""
 
     def merged(self, other: "Curve") -> "Curve":
         """Return the larger of two curves at each timestep."""
@@ -177,6 +179,7 @@ def curve(provider: str, time: int, value: str, runs: Runs, axis: int) -> Curve:
     def largest_of(values: Values, target: Values) -> tuple[float, ...]:
         return tuple(steps(_errors(values, target)).max(axis=1, initial=0).tolist())
 
+    judged = _unexplained(_errors(runs.checked, runs.target), runs)
     errors = steps(_errors(runs.checked, runs.target))
     norms = np.linalg.norm(steps(runs.truth.astype(np.float64)), axis=1)
     relative = np.linalg.norm(errors, axis=1) / np.where(norms > 0, norms, 1)
@@ -190,6 +193,7 @@ def curve(provider: str, time: int, value: str, runs: Runs, axis: int) -> Curve:
         fold_error=largest_of(runs.folded, runs.truth),
         relative_l2=tuple(relative.tolist()),
         p99=tuple(np.quantile(errors, 0.99, axis=1).tolist()) if errors.size else (0.0,) * time,
+        unexplained=tuple(steps(judged).max(axis=1, initial=0).tolist()),
     )
 
 

@@ -194,7 +194,7 @@ class Report:
         """Return the first timestep at which an output's error is over budget, or None."""
         alike = [c for c in self.precision if (c.time, c.value) == (curve.time, curve.value)]
         budget = max((self.budget(c) for c in alike), default=math.inf)
-        over = (step for step, error in enumerate(curve.error) if not error <= budget)
+        over = (step for step, error in enumerate(curve.unexplained) if not error <= budget)
         return next(over, None)
 
     def judged(self, ratio_limit: float) -> "Report":

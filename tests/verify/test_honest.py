@@ -11,7 +11,7 @@ from tests.models import randomize
 from tests.verify.quick import check
 
 MODELS = 300
-PARTS = 20
+PARTS = 60
 """Tests that share them, so that workers can, too."""
 
 

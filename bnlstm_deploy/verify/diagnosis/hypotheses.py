@@ -128,7 +128,7 @@ class Tester:
             return None
         error = excess(self.whole.actual, self.whole.expected, self.tolerance)
         left = self._left(self.whole, folds)
-        if left > EXPLAINED * error:
+        if not np.isfinite(left) or left > EXPLAINED * error:
             return None
         if left > 1 and left > ROUNDINGS * self._own_error(folds):
             return None
