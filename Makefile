@@ -1,11 +1,16 @@
-# make demo   convert, run and verify the trained example
-# make test   lint, types and tests, as CI runs them
-# make clean  remove the environment and the demo's files
+# make demo            convert, run and verify the trained example
+# make test            lint, types and tests, as CI runs them
+# make test-cuda-stub  what the CUDA provider does with exported files, counted without a GPU
+# make launches        count it anew, and write tests/cuda_stub/launches.json and docs/gpu.md
+# make clean           remove the environments and the demo's files
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# An environment of its own: onnxruntime and onnxruntime-gpu are the same module.
+STUB := .venv-cuda-stub
+ON_STUB := BNLSTM_CUDA_STUB=1 LD_LIBRARY_PATH=$(CURDIR)/$(STUB)/cuda_stub $(STUB)/bin
 
-.PHONY: demo test clean
+.PHONY: demo test test-cuda-stub launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -16,10 +21,25 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=auto
 
+test-cuda-stub: $(STUB)/installed
+	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
+	$(ON_STUB)/pytest tests/cuda_stub
+
+launches: $(STUB)/installed
+	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
+	$(ON_STUB)/python -m tests.cuda_stub.launches
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv $(STUB) demo
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,convert,dev]'
+	touch $@
+
+# Without the extras [cuda,cudnn], gigabytes in whose place the stubs are. The other two are headers.
+$(STUB)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(STUB)
+	$(STUB)/bin/pip install --quiet --constraint constraints.txt --editable '.[convert,dev]' \
+		onnxruntime-gpu nvidia-cuda-crt nvidia-cuda-runtime
 	touch $@

@@ -1,0 +1,100 @@
+"""The exported files whose launches are counted."""
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from bnlstm_deploy.export import export
+from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.nn.cell import PATHS, NormPath
+from tests.models import randomize
+
+D, H = 8, 32
+LENGTHS = (6, 8)
+"""Two T, in steps of which a timestep's work is what differs.
+
+Both are at most 32: the trees of Splits and Concats of the form unrolled are then equally deep.
+"""
+
+DTYPES = ("float32",)
+GIVEN = ("", "lengths", "state", "lengths, state")
+"""The optional inputs that are given, the lengths such that one stream is shorter."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A form and a folding, of a layer that it is exact for, with a number of streams."""
+
+    form: str
+    folding: str
+    normalize: tuple[NormPath, ...]
+    of: str
+    """The layer, or what else tells the kinds of one form and folding apart."""
+    streams: int = 5
+    """N. Odd, so that no (N,) has the size of a shape: see stub_set_result."""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+        return f"{self.form}, {self.folding}" + (f": {self.of}" if self.of else "")
+
+
+KINDS = (
+    Kind("unrolled", "factored", PATHS, ""),
+    Kind("unrolled", "materialized", PATHS, ""),
+    Kind("scan", "factored", PATHS, ""),
+    Kind("scan", "materialized", PATHS, ""),
+    Kind("lstm", "factored", (), "the same over time"),
+    Kind("lstm", "factored", ("input",), "only the input's part changes"),
+    Kind("lstm-or-scan", "factored", ("input",), "few streams"),
+    # more than the 32768 / H^2 up to which it takes the LSTM operator
+    Kind("lstm-or-scan", "factored", ("input",), "many streams", streams=41),
+)
+
+
+@dataclass(frozen=True)
+class File:
+    """An exported file."""
+
+    kind: Kind
+    layers: int
+    directions: int
+    dtype: str = "float32"
+
+    def write(self, folder: Path, length: int) -> Path:
+        """Export it, once; only the form unrolled depends on the length."""
+        return _write(self, folder, length if self.kind.form == "unrolled" else None)
+
+
+FILES = tuple(
+    File(kind, layers, directions, dtype)
+    for dtype, kind, layers, directions in itertools.product(DTYPES, KINDS, (1, 2), (1, 2))
+)
+
+
+@cache
+def _write(file: File, folder: Path, length: int | None) -> Path:
+    model = BNLSTM(
+        D,
+        H,
+        file.layers,
+        bidirectional=file.directions == 2,
+        max_length=max(LENGTHS),
+        normalize=file.kind.normalize,
+    )
+    path = folder / f"{len(list(folder.iterdir()))}.onnx"
+    metadata = export(
+        randomize(model),
+        path,
+        dtype=getattr(torch, file.dtype),
+        form="auto" if file.kind.form == "lstm-or-scan" else file.kind.form,
+        folding=file.kind.folding,
+        length=length,
+    )
+    if (metadata.form, metadata.folding) != (file.kind.form, file.kind.folding):
+        # layers after the first may get another form
+        raise RuntimeError(f"{file} came out as {metadata.form}, {metadata.folding}")
+    return path

@@ -1,0 +1,4 @@
+/* The driver: one function is linked with, and not reached. */
+#include "refused.h"
+
+REFUSED(cuTensorMapEncodeTiled)

@@ -1,0 +1,2 @@
+/* cuRAND: linked with, and nothing of it used. */
+int stub_curand;
