@@ -11,7 +11,7 @@ import bnlstm_deploy
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.version import __version__
 
-ROOMS = ("checkpoint", "nn", "fold", "export", "runtime", "verify", "cli")
+ROOMS = ("checkpoint", "nn", "fold", "export", "runtime", "verify", "placement", "cli")
 
 
 def test_every_public_name_is_there():
@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "export": {"nn", "fold", "checkpoint"},
     "runtime": set(),
     "verify": {"nn", "fold", "checkpoint", "export", "runtime"},
+    "placement": set(),
     "cli": {*ROOMS},
 }
 """The arrows of the architecture: what each room may import from."""

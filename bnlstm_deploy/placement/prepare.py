@@ -1,0 +1,54 @@
+"""A model as ONNX Runtime runs it: read, with functions inlined and dtypes inferred."""
+
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
+
+from bnlstm_deploy.errors import RuntimeSessionError
+from bnlstm_deploy.placement.functions import expand
+from bnlstm_deploy.placement.table import Table
+
+
+def prepare(model: ModelProto | Path, table: Table) -> ModelProto:
+    """Return the model with functions inlined, as ONNX Runtime does, and with dtypes inferred.
+
+    Functions are those of the model, and operators that ONNX defines as functions of others, if
+    neither provider has a kernel of them, such as CastLike.
+
+    Raises:
+        RuntimeSessionError: There is no such file, or it is no ONNX model.
+    """
+    name = "the model"
+    if isinstance(model, Path):
+        name = str(model)
+        model = _read(model)
+    if not model.HasField("graph"):
+        raise RuntimeSessionError(f"{name} is not an ONNX model: it holds no graph")
+    try:
+        return _infer(expand(_infer(onnx.inliner.inline_local_functions(model)), table))
+    except (RuntimeError, ValueError, DecodeError, onnx.shape_inference.InferenceError) as error:
+        cause = str(error).strip().partition("\n")[0]
+        raise RuntimeSessionError(
+            f"{name} is not a valid ONNX model: {cause}. Try onnx.checker.check_model on it"
+        ) from error
+
+
+def _infer(model: ModelProto) -> ModelProto:
+    return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
+
+
+def _read(path: Path) -> ModelProto:
+    """Read a file without its external data, which have no part in this."""
+    try:
+        return onnx.load(path, load_external_data=False)
+    except FileNotFoundError as error:
+        raise RuntimeSessionError(f"{path} does not exist") from error
+    except OSError as error:
+        raise RuntimeSessionError(f"{path} cannot be read: {error.strerror}") from error
+    except DecodeError as error:
+        raise RuntimeSessionError(
+            f"{path} is not an ONNX model: damaged, truncated, or something else"
+        ) from error
