@@ -59,13 +59,17 @@ class Metadata:
     folding: str
     """View of the fold that the graph computes: `factored`, `materialized`, or both."""
     dtype: str
-    """`float32` or `float64`."""
+    """`float32`, `float64`, `float16` or `bfloat16`; the last two of matrix products only."""
     reason: str = ""
     """Why this form and folding; empty in files that do not say."""
     merge_tolerance: float = 0.0
     """How far values were moved to merge rows; see `bnlstm_deploy.fold.merge`."""
     length: int | None = None
     """T if the graph is for one number of timesteps only."""
+    target: str = "cpu"
+    """Where the graph is to be fast: `cpu`, `cuda` or `tensorrt`."""
+    pads: bool = False
+    """Whether padding time, and passing `lengths`, leaves the valid part of outputs the same."""
     verified: Mapping[str, str] = field(default_factory=dict)
     """What the last check that passed found: date, ratio, versions; empty before any."""
     format_version: int = FORMAT_VERSION
@@ -90,6 +94,8 @@ class Metadata:
             "bnlstm.dtype": self.dtype,
             "bnlstm.reason": self.reason,
             "bnlstm.merge_tolerance": str(self.merge_tolerance),
+            "bnlstm.target": self.target,
+            "bnlstm.pads": str(self.pads).lower(),
             **length,
             **{VERIFIED + name: value for name, value in self.verified.items()},
         }
@@ -124,6 +130,8 @@ class Metadata:
                 reason=properties.get("bnlstm.reason", ""),
                 merge_tolerance=float(properties.get("bnlstm.merge_tolerance", 0)),
                 length=None if length is None else int(length),
+                target=properties.get("bnlstm.target", "cpu"),
+                pads=properties.get("bnlstm.pads") == "true",
                 verified={
                     name.removeprefix(VERIFIED): value
                     for name, value in properties.items()

@@ -33,6 +33,8 @@ class Dtype(StrEnum):
 
     float32 = "float32"
     float64 = "float64"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
 
 
 class Form(StrEnum):
@@ -57,6 +59,7 @@ class Target(StrEnum):
 
     cpu = "cpu"
     cuda = "cuda"
+    tensorrt = "tensorrt"
 
 
 def convert(
@@ -92,13 +95,14 @@ def convert(
         typer.Option(help="Scales apart from the weights, or weights for every timestep."),
     ] = Folding.auto,
     target: Annotated[
-        Target, typer.Option(help="Where the graph is to be fast; it runs on both.")
+        Target, typer.Option(help="Where the graph is to be fast; it runs on all.")
     ] = Target.cpu,
     length: Annotated[
-        int | None,
+        list[int] | None,
         typer.Option(
             metavar="T",
-            help="Timesteps, if all sequences have as many. The form unrolled needs it.",
+            help="Timesteps, if all sequences have as many. The form unrolled needs it. Several, "
+            "by repeating it, give a file for each: MODEL-T64.onnx.",
             show_default=False,
         ),
     ] = None,
@@ -135,38 +139,54 @@ def convert(
 
     console = Console()
     dtypes = {str(known).removeprefix("torch."): known for known in DTYPES}
-    check_destination(output, force=force)
+    files = _files(output, length or [])
+    for path in files:
+        check_destination(path, force=force)
     source = Source(checkpoint, config, layout, prefix, head, batch_first, factory, inputs)
     loaded = load(console, source)
     if check is not None:
         _check_recording(console, loaded.model, loaded.imported, check)
-    with replacing(output) as temporary:
-        with console.status("Folding and exporting"):
-            metadata = export(
-                loaded.model,
-                temporary,
-                loaded.examples,
-                dtype=dtypes[dtype],
-                opset=opset,
-                force=True,
-                form=form.value,
-                folding=folding.value,
-                target=target.value,
-                length=length,
-                merge_tolerance=merge_tolerance,
-            )
-        if verify:
-            # the search is for `verify`, which one runs when there is time
-            report = run_check(console, loaded, temporary, search_seconds=0)
-            show(console, report)
-            if not report.passed:
-                raise typer.Exit(1)
-            record(report, temporary)
-    console.print(
-        f"Wrote [bold]{output}[/bold]: {output.stat().st_size / 1e6:.2f} MB, {metadata.dtype}, "
-        f"form {metadata.form}, {metadata.folding}, {metadata.steps} steps of statistics"
-    )
-    console.print(f"Form {metadata.form}: {metadata.reason}", markup=False, highlight=False)
+    for path, time in files.items():
+        with replacing(path) as temporary:
+            with console.status("Folding and exporting"):
+                metadata = export(
+                    loaded.model,
+                    temporary,
+                    loaded.examples,
+                    dtype=dtypes[dtype],
+                    opset=opset,
+                    force=True,
+                    form=form.value,
+                    folding=folding.value,
+                    target=target.value,
+                    length=time,
+                    merge_tolerance=merge_tolerance,
+                )
+            if verify:
+                # the search is for `verify`, which one runs when there is time
+                report = run_check(console, loaded, temporary, search_seconds=0)
+                show(console, report)
+                if not report.passed:
+                    raise typer.Exit(1)
+                record(report, temporary)
+        console.print(
+            f"Wrote [bold]{path}[/bold]: {path.stat().st_size / 1e6:.2f} MB, {metadata.dtype}, "
+            f"form {metadata.form}, {metadata.folding}, {metadata.steps} steps of statistics"
+        )
+        console.print(f"Form {metadata.form}: {metadata.reason}", markup=False, highlight=False)
+
+
+def _files(output: Path, lengths: list[int]) -> dict[Path, int | None]:
+    """Return the files to write, and the number of timesteps that each is for.
+
+    Raises:
+        InputError: A number of timesteps is there twice.
+    """
+    if len(set(lengths)) != len(lengths):
+        raise InputError(f"--length is given as {lengths}; pass each number of timesteps once")
+    if len(lengths) < 2:
+        return {output: lengths[0] if lengths else None}
+    return {output.with_stem(f"{output.stem}-T{time}"): time for time in sorted(lengths)}
 
 
 def _check_recording(

@@ -8,13 +8,14 @@ import numpy as np
 
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.export.forms import FACTORED, MATERIALIZED, either, lstm, scan, unrolled
+from bnlstm_deploy.export.forms.parts import REDUCED
 from bnlstm_deploy.fold import FoldedDirection
 
 AUTO = "auto"
 FORMS = (AUTO, scan.FORM, unrolled.FORM, lstm.FORM)
 FOLDINGS = (AUTO, FACTORED, MATERIALIZED)
-CPU, CUDA = "cpu", "cuda"
-TARGETS = (CPU, CUDA)
+CPU, CUDA, TENSORRT = "cpu", "cuda", "tensorrt"
+TARGETS = (CPU, CUDA, TENSORRT)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Request:
     """One of TARGETS: where the graph is to be fast. It runs everywhere."""
     length: int | None = None
     """T, if all sequences have that many timesteps."""
+    dtype: str = "float32"
+    """Of the graph's weights and activations."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether launches are what a small timestep costs."""
+        return self.target != CPU
 
     def __post_init__(self) -> None:
         for name, known in (("form", FORMS), ("folding", FOLDINGS), ("target", TARGETS)):
@@ -82,7 +90,7 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
     Raises:
         ExportError: The form that is asked for is not exact for this direction.
     """
-    obstacle = _lstm_obstacle(direction)
+    obstacle = _lstm_obstacle(direction, request)
     if request.form == lstm.FORM:
         if obstacle:
             raise ExportError(
@@ -93,7 +101,7 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
     if request.form == AUTO and not obstacle and request.folding != MATERIALIZED:
         if len(direction.bias) == 1:
             return Choice(lstm.FORM, FACTORED, "The fold is an ordinary LSTM, the same over time.")
-        if request.target == CUDA:
+        if request.on_gpu:
             return Choice(lstm.FORM, FACTORED, f"{_STEPWISE}, which cuDNN computes.")
         most = either.most_streams(direction.hidden_size)
         if most > 0:
@@ -107,7 +115,7 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
             f"H = {direction.hidden_size}"
         )
     if request.form == unrolled.FORM or (
-        request.form == AUTO and request.target == CUDA and request.length is not None
+        request.form == AUTO and request.on_gpu and request.length is not None
     ):
         return _unrolled(direction, request)
     return _scan(request, obstacle)
@@ -116,7 +124,7 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
 def _unrolled(direction: FoldedDirection, request: Request) -> Choice:
     folding = request.folding
     if folding == AUTO:
-        launches = request.target == CUDA and (direction.hidden_scale != 1).any()
+        launches = request.on_gpu and (direction.hidden_scale != 1).any()
         folding = MATERIALIZED if launches else FACTORED
     if request.form == unrolled.FORM:
         return Choice(unrolled.FORM, folding, "The form unrolled was asked for.")
@@ -147,12 +155,14 @@ def summarize(choices: Mapping[str, Choice]) -> str:
     return " ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
-def _lstm_obstacle(direction: FoldedDirection) -> str | None:
+def _lstm_obstacle(direction: FoldedDirection, request: Request) -> str | None:
     """Why the direction is not an LSTM operator, or None if it is."""
     if direction.normalizes_cell:
         return "the cell is normalized"
     if (direction.hidden_scale != 1).any():  # a constant one was absorbed into the weights
         return "the hidden path's scale changes over time"
+    if request.dtype in REDUCED:
+        return f"the LSTM operator would keep the cell in {request.dtype}"
     if direction.bias.dtype != np.float32:
         return f"ONNX Runtime has no LSTM operator in {direction.bias.dtype} on CPU"
     return None

@@ -1,10 +1,11 @@
 """FoldedBNLSTM: the torch module that takes the place of a BNLSTM for export."""
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnlstm_deploy.errors import ExportError
@@ -13,6 +14,9 @@ from bnlstm_deploy.export.choose import Choice, Request, choose
 from bnlstm_deploy.fold import FoldedDirection, FoldedLSTM, absorb_scales, fold, merge
 from bnlstm_deploy.nn import BNLSTM, State
 from bnlstm_deploy.nn.arguments import check_step
+
+WEIGHTS = ("weight_ih", "weight_hh")
+"""The arrays that are operands of matrix products."""
 
 
 class FoldedBNLSTM(nn.Module):
@@ -24,11 +28,14 @@ class FoldedBNLSTM(nn.Module):
 
     Args:
         module: The BNLSTM to fold.
-        dtype: To which the float64 fold is rounded, once; the module's own by default.
+        dtype: To which the float64 fold is rounded, once; the module's own by default. float16 and
+            bfloat16 are that of the weights, and all else is float32.
         merge_tolerance: How far values may move to merge rows; see `bnlstm_deploy.fold.merge`.
 
     Attributes:
-        folded: The fold, in `dtype`, with equal rows merged and constant scales in the weights.
+        folded: The fold, rounded, with equal rows merged and constant scales in the weights.
+        final: The last call's final h and c, in the dtype of states; what `forward` returns is of
+            the input's.
         choices: The form and folding that each layer and direction is exported in, by the suffix
             of its arrays; `choose` sets them.
         {array}_l{k}[_reverse]: Buffers with the arrays of `FoldedDirection`. Scales and shifts
@@ -53,16 +60,18 @@ class FoldedBNLSTM(nn.Module):
         self.num_directions = module.num_directions
         self.suffixes = [suffix for _, suffix in module.directions()]
         dtype = dtype or module.weight_ih_l0.dtype
+        self.dtype, self.wide = dtype, wide_dtype(dtype)
         exact = fold(module).map(lambda d: absorb_scales(merge(d, merge_tolerance)))
         # Rows that differed and are equal once rounded are equal to the graph.
-        rounded = exact.astype(torch.empty(0, dtype=dtype).numpy().dtype)
-        self.folded: FoldedLSTM = rounded.map(merge)
+        self.folded: FoldedLSTM = exact.map(lambda d: merge(round_to(d, dtype)))
         for suffix, direction in self.directions():
             for name in _useful_arrays(direction):
-                array = np.ascontiguousarray(getattr(direction, name))
-                self.register_buffer(name + suffix, torch.from_numpy(array))
+                array = torch.from_numpy(np.ascontiguousarray(getattr(direction, name)))
+                narrow = name in WEIGHTS and dtype != self.wide
+                self.register_buffer(name + suffix, array.to(dtype) if narrow else array)
         for name, state in zip(("initial_h", "initial_c"), module.initial_state(1), strict=True):
-            self.register_buffer(name, state.detach().to("cpu", dtype, copy=True))
+            self.register_buffer(name, state.detach().to("cpu", self.wide, copy=True))
+        self.final: State = (self.initial_h, self.initial_c)
         self.choices: dict[str, Choice] = {}
         self.choose(Request(form="scan"))
 
@@ -107,8 +116,9 @@ class FoldedBNLSTM(nn.Module):
             )
         x = input.transpose(0, 1) if self.batch_first else input
         run = self._emit if torch.onnx.is_in_onnx_export() else self._run
-        y, state = run(x, state, lengths, step)
-        return y.transpose(0, 1) if self.batch_first else y, state
+        y, self.final = run(x, state, lengths, step)
+        final = (self.final[0].to(x.dtype), self.final[1].to(x.dtype))
+        return y.transpose(0, 1) if self.batch_first else y, final
 
     def _run(
         self, x: Tensor, state: State | None, lengths: Tensor | None, step: int | Tensor
@@ -118,12 +128,12 @@ class FoldedBNLSTM(nn.Module):
             rows = (len(self.suffixes), x.shape[1], self.folded.hidden_size)
             state = (self.initial_h.expand(rows), self.initial_c.expand(rows))
         y, (h, c) = self.folded.run(
-            x.numpy(force=True),
-            (state[0].numpy(force=True), state[1].numpy(force=True)),
+            x.to(self.wide).numpy(force=True),
+            (state[0].to(self.wide).numpy(force=True), state[1].to(self.wide).numpy(force=True)),
             lengths=None if lengths is None else lengths.numpy(force=True),
             step=step.numpy(force=True) if isinstance(step, Tensor) else step,
         )
-        return torch.from_numpy(y), (torch.from_numpy(h), torch.from_numpy(c))
+        return torch.from_numpy(y).to(x.dtype), (torch.from_numpy(h), torch.from_numpy(c))
 
     def _emit(
         self, x: Tensor, state: State | None, lengths: Tensor | None, step: int | Tensor
@@ -139,6 +149,7 @@ class FoldedBNLSTM(nn.Module):
             start_step = step
         if state is None:
             state = (self.initial_h, self.initial_c)
+        state = (state[0].to(self.wide), state[1].to(self.wide))
         ends = None  # reversal needs one length for each stream, also where the graph's is (1,)
         if lengths is not None and self.num_directions == 2:
             ends = op.clip_lengths(lengths, x)
@@ -171,6 +182,37 @@ class FoldedBNLSTM(nn.Module):
         buffers = dict(self.named_buffers())
         names = [field.name for field in fields(FoldedDirection)]
         return {name: buffers[name + suffix] for name in names if name + suffix in buffers}
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of states, scales and biases where weights are of `dtype`."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def round_to(direction: FoldedDirection, dtype: torch.dtype) -> FoldedDirection:
+    """Round a float64 fold once: weights to `dtype`, all else to the wide dtype, which holds both.
+
+    Raises:
+        FoldError: A value does not fit.
+    """
+    rounded = direction.astype(torch.empty(0, dtype=wide_dtype(dtype)).numpy().dtype)
+    if dtype == wide_dtype(dtype):
+        return rounded
+    to = _to_bfloat16 if dtype == torch.bfloat16 else _to_float16
+    weight_ih, weight_hh = (to(getattr(direction, n)).astype(np.float32) for n in WEIGHTS)
+    return replace(rounded, weight_ih=weight_ih, weight_hh=weight_hh)
+
+
+def _to_float16(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16)
+
+
+def _to_bfloat16(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    # numpy has none, and torch's way from float64 rounds twice: to 8 bits by hand
+    mantissa, exponent = np.frexp(values)
+    rounded: NDArray[np.floating] = np.ldexp(np.rint(mantissa * 2**8) / 2**8, exponent)
+    return rounded
 
 
 def _useful_arrays(direction: FoldedDirection) -> list[str]:

@@ -113,7 +113,13 @@ def _site(node: ir.Node, opset: int) -> Site:
         num_rows=len(bias),
         rows=tuple(int(row) for row in rows),
         time=time if isinstance(time, int) else None,
+        dtype=_dtype_name(values["weight_hh"]),
     )
+
+
+def _dtype_name(value: ir.Value) -> str:
+    assert value.const_value is not None
+    return str(value.const_value.dtype.numpy().name)
 
 
 def _constant(value: ir.Value) -> NDArray[np.generic]:

@@ -1,6 +1,6 @@
 """A model with the state of its recurrent layers on the outside."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Lifted(nn.Module):
         self.accepts: list[str] = []
         self._given: Mapping[str, Tensor] = {}
         self._left: dict[str, Tensor] = {}
+        self._returned: list[Tensor] = []
         self.layers = tuple(layers)
         modules = recurrent_modules(model)
         for entry, module in zip(self.layers, modules.values(), strict=True):
@@ -48,7 +49,7 @@ class Lifted(nn.Module):
             module.register_forward_hook(hooks.take, with_kwargs=True)
 
     def forward(
-        self, inputs: tuple[Tensor, ...], given: Mapping[str, Tensor]
+        self, inputs: Sequence[Tensor], given: Mapping[str, Tensor]
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Run the model.
 
@@ -64,11 +65,11 @@ class Lifted(nn.Module):
         Raises:
             ExportError: A BNLSTM is called twice, or something else than tensors is returned.
         """
-        self._given, self._left, self.accepts = given, {}, []
+        self._given, self._left, self.accepts, self._returned = given, {}, [], []
         result = self.model(*inputs)
         names = [entry.value_name(n) for entry in self.layers for n in CARRIED.values()]
         left = {name: self._left[name] for name in names if name in self._left}
-        states = [id(tensor) for tensor in left.values()]
+        states = [id(tensor) for tensor in self._returned]
         return tuple(t for t in _tensors(result) if id(t) not in states), left
 
 
@@ -117,7 +118,8 @@ class _Hooks:
         """Keep the final state and the next step."""
         assert isinstance(module, BNLSTM | FoldedBNLSTM)
         name = self.layers.value_name
-        h, c = result[1]
+        self.lifted._returned += result[1]
+        h, c = module.final if isinstance(module, FoldedBNLSTM) else result[1]
         self.lifted._left |= {name("h_n"): h, name("c_n"): c}
         if name("start_step") in self.lifted._given:
             x = args[0] if args else kwargs["input"]

@@ -16,10 +16,11 @@ from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.checkpoint.digest import state_sha256
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.export.choose import AUTO, CPU, Request, summarize
-from bnlstm_deploy.export.folded import FoldedBNLSTM
+from bnlstm_deploy.export.folded import FoldedBNLSTM, wide_dtype
 from bnlstm_deploy.export.forms import FACTORED, unrolled
 from bnlstm_deploy.export.graph import check_dynamic, finish
 from bnlstm_deploy.export.lifted import Lifted, recurrent_layers, recurrent_modules
+from bnlstm_deploy.export.padding import pads
 from bnlstm_deploy.export.values import (
     DynamicShapes,
     GraphInput,
@@ -27,11 +28,12 @@ from bnlstm_deploy.export.values import (
     own_inputs,
     result_names,
     state_input,
+    with_fixed_time,
 )
 from bnlstm_deploy.metadata import Metadata, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 
-DTYPES = (torch.float32, torch.float64)
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
 
@@ -78,7 +80,10 @@ def export(
             at least two axes, else the batch axis, under the names `batch` and `time`.
         input_names: Names of the model's inputs; by default those of its forward's parameters.
         output_names: Names of the model's outputs; by default `output`, or `output_0`, ....
-        dtype: float32 or float64. The fold is computed in float64 and rounded once.
+        dtype: float32, float64, float16 or bfloat16. The fold is computed in float64 and rounded
+            once. The last two are the dtype of weights and matrix products; cell states, scales
+            and what is computed of a timestep are float32, and so are the graph's inputs and
+            outputs (docs/gpu.md).
         opset: ONNX opset, 18 to 23.
         force: Whether to replace an existing file.
         form: How the recurrence is written: `scan`, `unrolled`, `lstm`, or `auto` for whatever is
@@ -86,7 +91,7 @@ def export(
             (docs/forms.md).
         folding: `factored`, with scales apart from the weights; `materialized`, with recurrent
             weights for each timestep, for whole sequences from step 0 only; or `auto`.
-        target: Where the graph is to be fast, `cpu` or `cuda`. It runs on both.
+        target: Where the graph is to be fast: `cpu`, `cuda` or `tensorrt`. It runs on all.
         length: T, if all sequences have that many timesteps. The form `unrolled` needs it and fixes
             the graph's time to it; with `auto` it is taken into account, and a graph without
             unrolled nodes still takes any time.
@@ -109,7 +114,8 @@ def export(
         raise ExportError(f"dtype is {dtype}; pass one of {', '.join(map(str, DTYPES))}")
     if opset not in OPSETS:
         raise ExportError(f"opset is {opset}; pass {OPSETS.start} to {OPSETS.stop - 1}")
-    request = Request(form, folding, target, length)
+    dtype_name = str(dtype).removeprefix("torch.")
+    request = Request(form, folding, target, length, dtype_name)
     layers = recurrent_layers(model)
     folded = fold_layers(model, dtype, merge_tolerance)
     modules = [m for m in recurrent_modules(folded).values() if isinstance(m, FoldedBNLSTM)]
@@ -125,13 +131,17 @@ def export(
         length = None
 
     examples = tuple(
-        x.to("cpu", dtype) if x.is_floating_point() else x.cpu()
+        x.to("cpu", wide_dtype(dtype)) if x.is_floating_point() else x.cpu()
         for x in (example_inputs(model, length or 2) if inputs is None else inputs)
     )
-    own = own_inputs(model, examples, input_names, dynamic_shapes, length)
+    own = own_inputs(model, examples, input_names, dynamic_shapes)
     lifted = Lifted(folded, layers)
     with torch.no_grad():
-        outputs, left = lifted(examples, {})
+        outputs, left = lifted([_cast(x, dtype) for x in examples], {})
+    reduced = [value._replace(example=_cast(value.example, dtype)) for value in own]
+    padding = pads(lifted, reduced)
+    if length is not None:
+        own = [with_fixed_time(value, length) for value in own]
     initial = {
         entry.value_name(name): getattr(module, name)
         for entry, module in zip(layers, modules, strict=True)
@@ -144,12 +154,15 @@ def export(
         layers=layers,
         form="+".join(sorted({choice.form for choice in choices.values()})),
         folding="+".join(sorted({choice.folding for choice in choices.values()})),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=dtype_name,
         reason=summarize(choices),
         merge_tolerance=merge_tolerance,
         length=length,
+        target=target,
+        pads=padding,
     )
-    graph = _trace(_Flat(lifted, len(own), [i.name for i in state]), [*own, *state], results, opset)
+    flat = _Flat(lifted, len(own), [i.name for i in state], dtype)
+    graph = _trace(flat, [*own, *state], results, opset)
     defaults = {i.name: i.default for i in state if i.default is not None}
     proto = finish(graph, metadata, defaults)
     with replacing(path) as temporary:
@@ -191,18 +204,27 @@ def _with_streams(entry: RecurrentLayers, module: FoldedBNLSTM) -> RecurrentLaye
 
 
 class _Flat(nn.Module):
-    """`Lifted` with all values in one flat list, in the order of the graph."""
+    """`Lifted` with all values in one flat list, in the order and the dtypes of the graph."""
 
-    def __init__(self, lifted: Lifted, num_inputs: int, given: list[str]) -> None:
+    def __init__(
+        self, lifted: Lifted, num_inputs: int, given: list[str], dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.lifted = lifted
         self.num_inputs = num_inputs
         self.given = given
+        self.dtype = dtype
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.given, values[self.num_inputs :], strict=True))
-        outputs, left = self.lifted(values[: self.num_inputs], given)
-        return (*outputs, *left.values())
+        inputs = [_cast(value, self.dtype) for value in values[: self.num_inputs]]
+        outputs, left = self.lifted(inputs, given)
+        wide = wide_dtype(self.dtype)
+        return (*(_cast(output, wide) for output in outputs), *left.values())
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 def _trace(

@@ -55,17 +55,19 @@ OUTPUTS = ("Y", "Y_h", "Y_c")
 def bnlstm(inputs: Inputs, properties: Mapping[str, str]) -> tuple[Tensor, Tensor, Tensor]:
     """Emit one BNLSTM node; return Y (T, N, H), Y_h and Y_c (N, H).
 
+    X, the weights and Y have one dtype, all else that is not int64 another: the same, or float32.
+
     Args:
         inputs: Of the node.
         properties: Its metadata properties.
     """
     time, batch = inputs.X.shape[:2]
     hidden = inputs.weight_hh.shape[1]
-    dtype = inputs.X.dtype
+    dtype, wide = inputs.X.dtype, inputs.initial_c.dtype
     y, y_h, y_c = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{NAME}",
         inputs,
-        dtypes=(dtype, dtype, dtype),
+        dtypes=(dtype, wide, wide),
         shapes=((time, batch, hidden), (batch, hidden), (batch, hidden)),
         version=VERSION,
         metadata_props=dict(properties),

@@ -58,7 +58,6 @@ def own_inputs(
     examples: Sequence[Tensor],
     names: Sequence[str] | None,
     shapes: DynamicShapes | None,
-    length: int | None,
 ) -> list[GraphInput]:
     """Describe the inputs that `model` has itself.
 
@@ -67,10 +66,9 @@ def own_inputs(
         examples: Its arguments.
         names: Their names; by default those of its forward's parameters.
         shapes: Their dynamic axes; see `export`.
-        length: T, if the time axes are to be fixed.
 
     Raises:
-        ExportError: The numbers of inputs, names and shapes differ, or an example has another T.
+        ExportError: The numbers of inputs, names and shapes differ.
     """
     if names is None:
         parameters = list(inspect.signature(model.forward).parameters.values())
@@ -87,8 +85,7 @@ def own_inputs(
             f"{len(examples)} inputs, {len(names)} input names and {len(shapes)} dynamic shapes; "
             "pass one name and one shape for each input"
         )
-    inputs = [GraphInput(*fields) for fields in zip(names, examples, shapes, strict=True)]
-    return inputs if length is None else [_with_fixed_time(value, length) for value in inputs]
+    return [GraphInput(*fields) for fields in zip(names, examples, shapes, strict=True)]
 
 
 def state_input(name: str, left: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> GraphInput:
@@ -143,7 +140,12 @@ def result_names(
     return results
 
 
-def _with_fixed_time(value: GraphInput, length: int) -> GraphInput:
+def with_fixed_time(value: GraphInput, length: int) -> GraphInput:
+    """Fix the time axes of an input.
+
+    Raises:
+        ExportError: The example has another T.
+    """
     for axis, dimension in value.axes.items():
         if dimension == TIME and value.example.shape[axis] != length:
             raise ExportError(

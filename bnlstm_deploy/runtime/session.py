@@ -1,8 +1,9 @@
 """Session: an exported file on ONNX Runtime, called with numpy arrays."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime as ort
@@ -10,11 +11,25 @@ from numpy.typing import NDArray
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.metadata import CARRIED, Metadata, RecurrentLayers
+from bnlstm_deploy.runtime.binding import Binding
+from bnlstm_deploy.runtime.cuda import preload
+from bnlstm_deploy.runtime.device import Device, using
 from bnlstm_deploy.runtime.inputs import DTYPES, Array, Value, check_feeds
-from bnlstm_deploy.runtime.providers import Provider, check_active, resolve
+from bnlstm_deploy.runtime.providers import (
+    CPU,
+    Provider,
+    Resolved,
+    check_active,
+    check_placed,
+    resolve,
+    why_not,
+)
 from bnlstm_deploy.runtime.state import State
 
 ERROR_SEVERITY = 3
+
+CRASHES = ("FuseFp16InitializerToFp32NodeTransformer",)
+"""Optimizers that are switched off: on a CPU this one ends the process on many float16 graphs."""
 
 
 class Session:
@@ -29,10 +44,14 @@ class Session:
     Args:
         path: The ONNX file.
         providers: Execution providers in order of preference: `"cpu"`, `"cuda"`, `"tensorrt"`,
-            ONNX Runtime's own names, or pairs of a name and options. Each is honoured or an error.
+            ONNX Runtime's own names, or pairs of a name and options, such as
+            `("cuda", {"device_id": 1, "memory_limit": "2GB"})` (docs/runtime.md). Each is honoured
+            or an error.
         intra_op_num_threads: Threads inside an operator; ONNX Runtime's default is the number of
             cores.
         inter_op_num_threads: Threads across operators; used by parallel execution only.
+        allow_partial: Whether the CPU may take nodes that the providers do not. Arithmetic on
+            shapes, which ONNX Runtime always keeps on the CPU, is not meant.
 
     Attributes:
         metadata: What the file says of itself.
@@ -41,10 +60,16 @@ class Session:
         outputs: The model's own outputs, in order.
         state_outputs: Final states and next steps.
         providers: The active providers, in order.
+        device: Where the first of them has its memory.
+        raw: ONNX Runtime's own session.
 
     Raises:
-        RuntimeSessionError: The file or a provider cannot be used.
+        RuntimeSessionError: The file or a provider cannot be used, or nodes are on the CPU that
+            may not be.
     """
+
+    captures: ClassVar[bool] = False
+    """Whether runs are captured as CUDA graphs: by Buckets only, which have fixed addresses."""
 
     def __init__(
         self,
@@ -53,36 +78,35 @@ class Session:
         providers: Sequence[Provider] = ("cpu",),
         intra_op_num_threads: int | None = None,
         inter_op_num_threads: int | None = None,
+        allow_partial: bool = True,
     ) -> None:
         path = Path(path)
         if not path.is_file():
             raise RuntimeSessionError(f"{path} does not exist or is not a file")
-        requested = resolve(providers)
+        requested = resolve(providers, capture=self.captures)
+        self.device = Device.of(requested)
         options = ort.SessionOptions()
         options.log_severity_level = ERROR_SEVERITY
         # Patterns are planned for one shape and help none of the others that sequences have.
         options.enable_mem_pattern = False
         options.intra_op_num_threads = _threads("intra_op_num_threads", intra_op_num_threads)
         options.inter_op_num_threads = _threads("inter_op_num_threads", inter_op_num_threads)
-        try:
-            self._session = ort.InferenceSession(
-                path, options, providers=requested, enable_fallback=0
-            )
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise RuntimeSessionError(
-                f"ONNX Runtime cannot load {path}: {str(error).strip()}"
-            ) from error
-        check_active(self._session, [name for name, _ in requested])
-        self.metadata = Metadata.from_properties(self._session.get_modelmeta().custom_metadata_map)
-        self.inputs = _values(self._session.get_inputs())
-        self.state_inputs = _values(self._session.get_overridable_initializers())
+        if not allow_partial:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        self.raw = self._open(path, options, requested)
+        check_active(self.raw, [name for name, _ in requested])
+        if not allow_partial and requested[0][0] != CPU:
+            check_placed(self.raw)
+        self.metadata = Metadata.from_properties(self.raw.get_modelmeta().custom_metadata_map)
+        self.inputs = _values(self.raw.get_inputs())
+        self.state_inputs = _values(self.raw.get_overridable_initializers())
         state_names = {
             entry.value_name(kind) for entry in self.metadata.layers for kind in CARRIED.values()
         }
-        outputs = _values(self._session.get_outputs())
+        outputs = _values(self.raw.get_outputs())
         self.outputs = tuple(value for value in outputs if value.name not in state_names)
         self.state_outputs = tuple(value for value in outputs if value.name in state_names)
-        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self.providers: tuple[str, ...] = tuple(self.raw.get_providers())
 
     def __call__(
         self,
@@ -107,20 +131,68 @@ class Session:
             InputError: An input, the state or the lengths do not fit the graph, or a graph that
                 cannot continue streams is asked to.
         """
+        results = self.run(self.feeds(*inputs, state=state, lengths=lengths))
+        return self.output(results), self.state(results)
+
+    def feeds(
+        self,
+        *inputs: Array,
+        state: State | Mapping[str, State] | None = None,
+        lengths: NDArray[np.int64] | Mapping[str, NDArray[np.int64]] | None = None,
+    ) -> dict[str, Array]:
+        """Return the arguments of a call as arrays by input name.
+
+        Raises:
+            InputError: Their number is wrong, or a graph that cannot continue streams is asked to.
+        """
         if len(inputs) != len(self.inputs):
             raise InputError(
                 f"{len(inputs)} inputs given; this model takes {[v.name for v in self.inputs]}"
             )
         feeds = {value.name: array for value, array in zip(self.inputs, inputs, strict=True)}
+        feeds |= self.state_feeds(state)
         layers = {entry.name: entry for entry in self.metadata.layers}
-        for name, given in _by_module(state, layers, "state").items():
-            feeds |= self._state_feeds(layers[name], given)
         for name, valid in _by_module(lengths, layers, "lengths").items():
             feeds[layers[name].value_name("lengths")] = valid
-        results = self.run(feeds)
-        states = {name: _pop_state(entry, results) for name, entry in layers.items()}
-        output = tuple(results.values())
-        return output[0] if len(output) == 1 else output, states.get("", states)
+        return feeds
+
+    def state_feeds(self, state: State | Mapping[str, State] | None) -> dict[str, Array]:
+        """Return a state as arrays by input name; nothing for None.
+
+        Raises:
+            InputError: It is of other modules, or given to a graph that cannot continue streams.
+        """
+        layers = {entry.name: entry for entry in self.metadata.layers}
+        feeds: dict[str, Array] = {}
+        for name, given in _by_module(state, layers, "state").items():
+            feeds |= self._state_feeds(layers[name], given)
+        return feeds
+
+    def output(self, results: Mapping[str, Array]) -> Any:
+        """Return the model's own output, an array or a tuple, out of arrays by output name."""
+        output = tuple(results[value.name] for value in self.outputs)
+        return output[0] if len(output) == 1 else output
+
+    def state(self, results: Mapping[str, Any]) -> Any:
+        """Return the State, or that of each BNLSTM by module path, out of arrays by output name."""
+        states = {}
+        for entry in self.metadata.layers:
+            h, c, step = (results.get(entry.value_name(kind)) for kind in CARRIED.values())
+            states[entry.name] = State(h, c, step)
+        return states.get("", states)
+
+    def bind(self, batch: int, time: int) -> Binding:
+        """Return this session with fixed sizes, and with states that stay on the device.
+
+        Args:
+            batch: N, the streams of every call.
+            time: T, the timesteps of every call.
+
+        Raises:
+            InputError: The graph does not take these sizes.
+            RuntimeSessionError: An input or output has a size that is neither fixed, N nor T.
+        """
+        return Binding(self, batch, time)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph: arrays by input name to arrays by output name.
@@ -132,10 +204,29 @@ class Session:
         check_feeds(feeds, self.inputs, self.state_inputs, self.metadata)
         names = [value.name for value in (*self.outputs, *self.state_outputs)]
         try:
-            arrays = self._session.run(names, dict(feeds))
+            with using(self.device):
+                arrays = self.raw.run(names, dict(feeds))
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise RuntimeSessionError(f"ONNX Runtime failed: {str(error).strip()}") from error
         return dict(zip(names, arrays, strict=True))
+
+    def _open(self, path: Path, options: Any, requested: Resolved) -> Any:
+        if self.device.kind != "cpu":
+            preload()
+        try:
+            with using(self.device):
+                return ort.InferenceSession(
+                    path,
+                    options,
+                    providers=requested,
+                    enable_fallback=0,
+                    disabled_optimizers=CRASHES,
+                )
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            message = f"ONNX Runtime cannot load {path}: {str(error).strip()}"
+            if re.search("CUDA|CUDNN|cuDNN|TensorRT", str(error)):
+                message = f"{message}. {why_not(requested[0][0])}".strip()
+            raise RuntimeSessionError(message) from error
 
     def _state_feeds(self, layers: RecurrentLayers, state: State) -> dict[str, Array]:
         if state.step is None or not layers.streams:
@@ -178,12 +269,6 @@ def _by_module(
             f"a dict with {what} for each"
         )
     return by_module
-
-
-def _pop_state(layers: RecurrentLayers, results: dict[str, Any]) -> State:
-    """Take the state of one BNLSTM out of a run's results."""
-    h, c = results.pop(layers.value_name("h_n")), results.pop(layers.value_name("c_n"))
-    return State(h, c, results.pop(layers.value_name("next_step"), None))
 
 
 def _values(arguments: Sequence[Any]) -> tuple[Value, ...]:

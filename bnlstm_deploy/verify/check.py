@@ -28,6 +28,7 @@ from bnlstm_deploy.verify.checker import Checker
 from bnlstm_deploy.verify.conditions import LONGEST, check_conditions
 from bnlstm_deploy.verify.data import check_data
 from bnlstm_deploy.verify.draw import Draw
+from bnlstm_deploy.verify.emulate import runnable
 from bnlstm_deploy.verify.failure import look_into
 from bnlstm_deploy.verify.metrics import Scales
 from bnlstm_deploy.verify.process import Graph, GraphProcess
@@ -69,8 +70,9 @@ def verify(
 
     Where the file's rows were merged with a tolerance, the outputs differ on purpose. How much is
     measured, in float64, as `Report.merge_error`, and the graph is held to the merged fold. A graph
-    for one number of timesteps is checked on sequences of that many. If the check fails, its first
-    failure is looked into: see `bnlstm_deploy.verify.diagnosis`.
+    for one number of timesteps is checked on sequences of that many. A bfloat16 graph, for which a
+    CPU has no kernels, is emulated on it (`bnlstm_deploy.verify.emulate`). If the check fails, its
+    clearest failure is looked into: see `bnlstm_deploy.verify.diagnosis`.
 
     Args:
         model: The training model. It is copied, not changed.
@@ -102,7 +104,7 @@ def verify(
     if bundle is not None:
         check_free(Path(bundle))
     show = progress or (lambda stage, done, total: None)
-    with _graphs(path, providers, isolated=isolated) as graphs:
+    with runnable(path, providers) as run_path, _graphs(run_path, providers, isolated) as graphs:
         graph = next(iter(graphs.values()))
         _check_same_layers(recurrent_layers(model), graph.metadata.layers)
         generator = np.random.default_rng(seed)
@@ -134,14 +136,14 @@ def verify(
             crashes=tuple(checker.crashes),
             agreement=agreement,
             worst=worst,
-            environment=_environment(path, list(graphs)),
+            environment=_environment(path, list(graphs), emulated=run_path != path),
         )
         suspect = checker.suspect
         if not report.passed and suspect is not None and suspect.provider in checker.graphs:
             show("diagnosis", 0, 1)
             named = dict(zip(graphs, providers, strict=True))
             folder = None if bundle is None else Path(bundle)
-            report = look_into(report, model, path, suspect, checker.graphs, named, folder)
+            report = look_into(report, model, run_path, suspect, checker.graphs, named, folder)
     return report
 
 
@@ -171,7 +173,7 @@ def _check_cases(
 
 @contextlib.contextmanager
 def _graphs(
-    path: Path, providers: Sequence[Provider], *, isolated: bool
+    path: Path, providers: Sequence[Provider], isolated: bool
 ) -> Iterator[dict[str, Graph]]:
     """Open the file with each provider."""
     names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
@@ -223,12 +225,13 @@ def _scales(model: nn.Module) -> Iterator[Scales]:
                 yield Scales(name=path + suffix, **largest)
 
 
-def _environment(path: Path, providers: Sequence[str]) -> Mapping[str, str]:
+def _environment(path: Path, providers: Sequence[str], *, emulated: bool) -> Mapping[str, str]:
+    how = " (bfloat16 emulated)" if emulated else ""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "file": path.name,
         "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "providers": ", ".join(providers),
+        "providers": ", ".join(providers) + how,
         "bnlstm-deploy": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -15,7 +15,7 @@ from bnlstm_deploy.export.values import TIME
 from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.metrics import Comparison, Curve, Runs, Stage, compare, curve, distance
-from bnlstm_deploy.verify.noise import sensitivity
+from bnlstm_deploy.verify.noise import RoundedProducts, sensitivity
 from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.run import Run, TorchModel, Trial
 
@@ -34,8 +34,8 @@ VISIBLE = 30.0
 TINY = float(np.finfo(np.float32).tiny)
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
 
-OWN_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-"""In which the training model runs for the yardstick; float32 for all other graphs."""
+REDUCED = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+"""To which the training model's products are rounded for the yardstick; it runs in float32."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,15 @@ class Checker:
         self.seed = seed
         metadata = self.graph.metadata
         layers = metadata.layers
-        own_dtype = OWN_DTYPES.get(metadata.dtype, torch.float32)
+        self.reduced = REDUCED.get(metadata.dtype)
         self.truth = TorchModel(copy.deepcopy(model), layers, self.graph, torch.float64)
-        self.own = TorchModel(copy.deepcopy(model), layers, self.graph, own_dtype)
-        float32 = torch.float16 if metadata.dtype == "float16" else torch.float32
+        self.own = TorchModel(copy.deepcopy(model), layers, self.graph, torch.float32)
         self.folded, self.merged, self.folded_32 = (
             TorchModel(fold_layers(model, dtype, tolerance), layers, self.graph, dtype)
             for dtype, tolerance in (
                 (torch.float64, 0.0),
                 (torch.float64, metadata.merge_tolerance),
-                (float32, 0.0),
+                (self.reduced or torch.float32, 0.0),
             )
         )
         self.comparisons: list[Comparison] = []
@@ -120,7 +119,7 @@ class Checker:
         """
         case, name = trial.case, label or str(trial.case)
         expected = trial.run(self.truth.run)
-        rounded = trial.run(self.own.run)
+        rounded = trial.run(self._run_own)
         folded = trial.run(self.folded_32.run)
         moved_by = sensitivity(self.truth.run, trial, expected, self.seed)
         target = expected
@@ -162,6 +161,13 @@ class Checker:
             if run_with is None and select is None and not case.chunks:
                 self._suspect(provider, trial, tolerance, worst)
         return actuals
+
+    def _run_own(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the training model in the graph's precision."""
+        if self.reduced is None:
+            return self.own.run(feeds)
+        with RoundedProducts(self.reduced):
+            return self.own.run(feeds)
 
     def note_crash(self, case: str, error: RuntimeSessionError, provider: str = "") -> None:
         """Note that a graph ended its process, and stop running it."""
@@ -209,8 +215,8 @@ class Checker:
             ]
             moved = Trial(trial.graph, trial.case, feeds)
             truth = moved.run(self.truth.run)
-            for one in (self.own, self.folded_32):
-                for value, array in moved.run(one.run).items():
+            for run in (self._run_own, self.folded_32.run):
+                for value, array in moved.run(run).items():
                     error = distance(array, truth[value])
                     largest[value] = max(largest.get(value, 0.0), error)
         return largest

@@ -16,6 +16,9 @@ from bnlstm_deploy.verify.run import Trial
 EXTREMES = {"all zero": 0.0, "huge": 1e3, "saturating": 1e6}
 """Kinds of inputs, as multiples of the sample."""
 
+FLOAT16_EXTREME = 1e4
+"""The largest multiple for a float16 graph: above 65504 its inputs are infinite."""
+
 JITTERS = 4
 """Extreme inputs saturate nearly all gates, and the few that are not decide."""
 
@@ -37,8 +40,10 @@ def check_conditions(checker: Checker, make_trial: MakeTrial, steps: int) -> Non
         steps: T of the cases.
     """
     case = Case(steps, 7, state=True)
-    for kind, factor in EXTREMES.items():
+    for kind, multiple in EXTREMES.items():
         trial = make_trial(case)
+        reduced = checker.graph.metadata.dtype == "float16"
+        factor = min(multiple, FLOAT16_EXTREME) if reduced else multiple
         scaled = _changed(trial, checker.graph, _times(factor))
         if scaled is not None:
             label = f"{case}, {kind} inputs"

@@ -7,7 +7,7 @@ from bnlstm_deploy.verify.cases import Case, Sample, make_given
 from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.run import Trial
 
-MEMORY = 2**28
+MEMORY = 3 * 2**26
 """Bytes that the gates of a case may take in float64."""
 
 

@@ -1,4 +1,4 @@
-"""How far the activation functions of a runtime may take a model from the truth."""
+"""How far a runtime's rounding and activation functions may take a model from the truth."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from bnlstm_deploy.runtime.inputs import Array
@@ -71,6 +72,36 @@ class NoisyActivations(TorchFunctionMode):
     def _offsets(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         signs = torch.randint(0, 2, tuple(shape), generator=self.generator) * 2 - 1
         return ACTIVATION_ERROR * signs.to(dtype)
+
+
+PRODUCTS = (F.linear, torch.matmul, Tensor.matmul)
+
+
+class RoundedProducts(TorchFunctionMode):
+    """While active, the operands and results of matrix products are rounded to a dtype.
+
+    The training model with the rounding of a float16 or bfloat16 graph, and in float32 otherwise.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Call `func`, with roundings if it is a product."""
+        del types
+        if func not in PRODUCTS:
+            return func(*args, **(kwargs or {}))
+        return self._rounded(func(*(self._rounded(a) for a in args), **(kwargs or {})))
+
+    def _rounded(self, value: Any) -> Any:  # noqa: ANN401
+        return value.to(self.dtype).to(value.dtype) if isinstance(value, Tensor) else value
 
 
 def sensitivity(

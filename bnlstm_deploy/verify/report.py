@@ -20,8 +20,8 @@ SCHEMA_VERSION = 1
 ALGEBRA_LIMIT = 1e-10
 """Error of the float64 fold, and of a float64 graph, relative to the largest true magnitude."""
 
-FLOOR_ULPS = 8
-"""Errors below this many ULP of the largest true magnitude always pass."""
+FLOOR_ULPS = {"float32": 8, "float16": 1, "bfloat16": 1}
+"""Errors below this many ULP of the largest true magnitude always pass, by the graph's dtype."""
 
 CHAOS = 1e-2
 """A yardstick above this part of the largest true magnitude: the outputs are noise in float32.
@@ -184,7 +184,7 @@ class Report:
         yardstick = self.ratio_limit * self.yardstick(comparison)
         dtype = self.metadata.dtype
         if comparison.stage != "algebra" and dtype != "float64":
-            return yardstick + FLOOR_ULPS * EPS[dtype] * comparison.magnitude
+            return yardstick + FLOOR_ULPS[dtype] * EPS[dtype] * comparison.magnitude
         if self.chaotic(comparison):
             return math.inf
         amplified = FLOAT64_EPS / max(EPS[dtype], FLOAT32_EPS)

@@ -10,6 +10,7 @@ from torch import nn
 
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.errors import VerificationError
+from bnlstm_deploy.export.forms.parts import REDUCED
 from bnlstm_deploy.export.lifted import recurrent_layers
 from bnlstm_deploy.export.model import OPSETS
 from bnlstm_deploy.export.op import DOMAIN, NAME
@@ -109,12 +110,14 @@ def _values(graph: Graph) -> Finding:
 
 def _types(proto: onnx.ModelProto, graph: Graph) -> Finding:
     dtype = graph.metadata.dtype
+    words = f"{dtype} throughout" if dtype not in REDUCED else f"{dtype} and float32"
+    known = {FLOATS.get(dtype), FLOATS["float32"] if dtype in REDUCED else None}
     other = [
         entry.name
         for entry in proto.graph.initializer
-        if entry.data_type in FLOATS.values() and entry.data_type != FLOATS.get(dtype)
+        if entry.data_type in FLOATS.values() and entry.data_type not in known
     ]
-    detail = f"{dtype} throughout" if not other else f"not {dtype}: {', '.join(other[:8])}"
+    detail = words if not other else f"not {words}: {', '.join(other[:8])}"
     return Finding("types", not other, detail)
 
 

@@ -232,3 +232,26 @@ def test_help_and_version(folder):
         result = run(folder, command, "--help")
         assert result.returncode == 0
         assert "Example: bnlstm-deploy" in result.stdout
+
+
+def test_several_lengths_give_a_file_each(folder):
+    gpu = ("--target", "cuda", "--no-verify", "-o", "gpu.onnx")
+    result = run(folder, "convert", "ck", *gpu, "--length", "6", "--length", "3")
+    assert result.returncode == 0, result.stderr
+    for time in (3, 6):
+        facts = json.loads(run(folder, "inspect", f"gpu-T{time}.onnx", "--json").stdout)["file"]
+        assert (facts["length"], facts["form"], facts["target"]) == (time, "unrolled", "cuda")
+    assert not (folder / "gpu.onnx").exists()
+    again = run(folder, "convert", "ck", *gpu, "--length", "3", "--length", "9")
+    assert fails(again, "gpu-T3.onnx exists")
+    assert not (folder / "gpu-T9.onnx").exists()
+    twice = run(folder, "convert", "ck", *gpu, "--length", "3", "--length", "3")
+    assert fails(twice, "pass each number of timesteps once")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_reduced_precision_is_verified_on_the_cpu(folder, dtype):
+    result = run(folder, "convert", "ck", "-o", f"{dtype}.onnx", "--dtype", dtype)
+    assert result.returncode == 0, result.stdout + result.stderr
+    facts = json.loads(run(folder, "inspect", f"{dtype}.onnx", "--json").stdout)["file"]
+    assert facts["dtype"] == dtype

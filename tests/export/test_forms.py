@@ -165,7 +165,7 @@ def test_unrolled_over_several_levels(time, folding):
         np.testing.assert_allclose(actual, truth, rtol=1e-10, atol=1e-11)
 
 
-CELL = {"Split": 1, "Sigmoid": 3, "Tanh": 2, "Mul": 4, "Add": 2}
+CELL = {"Sigmoid": 1, "Split": 1, "Sub": 1, "Mul": 4, "Add": 2, "Tanh": 1}
 """What a timestep computes between its gates and h, with a normalized cell."""
 
 
@@ -181,13 +181,16 @@ def unrolled_counts(folding, time, tmp_path):
 
 @pytest.mark.parametrize(
     ("folding", "gates", "total"),
-    [("factored", {"MatMul": 1, "Mul": 1, "Add": 1}, 15), ("materialized", {"Gemm": 1}, 13)],
+    [("factored", {"MatMul": 1, "Mul": 1, "Add": 1}, 13), ("materialized", {"Gemm": 1}, 11)],
 )
 def test_what_a_timestep_of_unrolled_costs(folding, gates, total, tmp_path):
     more, fewer = (unrolled_counts(folding, time, tmp_path) for time in (20, 19))
     for now, before in zip(more, fewer, strict=True):
-        assert now - before == Counter(CELL) + Counter(gates)
-        assert (now - before).total() == total
+        cost = now - before
+        fused = cost.pop("FusedGemm", 0)  # on a CPU, Gemm and Sigmoid are one
+        cost += Counter({"Gemm": fused, "Sigmoid": fused})
+        assert cost == Counter(CELL) + Counter(gates)
+        assert cost.total() == total
 
 
 @pytest.mark.parametrize("num_rows", [1, 3])
@@ -209,7 +212,8 @@ def test_materialized_rows_that_are_shared_are_one_weight(folding, tmp_path):
     counts, _ = unrolled_counts(folding, 20, tmp_path)
     per_step = CELL["Mul"] + (folding == "factored")
     weights = 3 if folding == "materialized" else 0
-    assert counts["Mul"] == 20 * per_step + 1 + weights  # the input's scale is one
+    # the input's scale, half of c_0, and the doubling of four arrays
+    assert counts["Mul"] == 20 * per_step + 1 + 1 + 4 + weights
 
 
 def test_both_branches_of_lstm_or_scan_are_there_and_each_is_taken():

@@ -219,6 +219,6 @@ def test_budgets_of_reduced_precision(dtype):
     )
     metadata = Metadata("0", (), "scan", "factored", dtype)
     report = Report((comparison,), metadata, "0", ratio_limit=4.0, seed=0)
-    assert report.budget(comparison) == pytest.approx(0.016 + 8 * EPS[dtype])
+    assert report.budget(comparison) == pytest.approx(0.016 + EPS[dtype])
     assert not report.failures
-    assert report.judged(0.0).budget(comparison) == pytest.approx(8 * EPS[dtype])
+    assert report.judged(0.0).budget(comparison) == pytest.approx(EPS[dtype])

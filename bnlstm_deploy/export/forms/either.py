@@ -35,7 +35,7 @@ def function(site: Site) -> onnx.FunctionProto:
       {parts.CONSTANTS}
       {parts.DYNAMIC_TIME}
       {parts.rows(site.present)}
-      {parts.gates_x(site.present)}
+      {parts.gates_x(site)}
       most = Constant <value_int = {most_streams(site.hidden_size)}> ()
       streams = Squeeze (shape_N)
       are_few = LessOrEqual (streams, most)

@@ -27,7 +27,7 @@ def function(site: Site) -> onnx.FunctionProto:
     body = f"""
       {parts.CONSTANTS}
       {parts.DYNAMIC_TIME}
-      {"" if constant else parts.rows(site.present) + parts.gates_x(site.present)}
+      {"" if constant else parts.rows(site.present) + parts.gates_x(site)}
       {operator(site)}
     """
     form = f"{FORM}_{site.hidden_size}{'' if constant else '_stepwise'}"

@@ -1,12 +1,16 @@
 """What the bodies of several graph forms have in common, as text for `onnx.parser`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 import onnx.parser
 
 from bnlstm_deploy.export.op import DOMAIN, NAME, OUTPUTS, Inputs
+
+FLOAT = int(onnx.TensorProto.FLOAT)
+REDUCED = {"float16": int(onnx.TensorProto.FLOAT16), "bfloat16": int(onnx.TensorProto.BFLOAT16)}
+"""ONNX's numbers for dtypes that matrix products alone are computed in."""
 
 SCALES = ("input_scale", "hidden_scale", "cell_scale", "cell_shift")
 
@@ -26,12 +30,21 @@ class Site:
     """(S,), the row of each timestep; 0, 1, ..., K - 1 where the input `rows` is left empty."""
     time: int | None = None
     """T where it is fixed."""
+    dtype: str = "float32"
+    """Of X, Y and the weights. If it is in REDUCED, all else is float32: a cell state would not
+    keep what the forget gate keeps, and folded scales in the hundreds can overflow float16."""
+
+    @property
+    def reduced(self) -> bool:
+        """Whether only matrix products are computed in `dtype`."""
+        return self.dtype in REDUCED
 
 
 def overload(form: str, site: Site) -> str:
-    """Return the name of a function that depends on the form and on the inputs left empty only."""
+    """Return the name of a function that depends on form, dtype and inputs left empty only."""
     absent = [name for name in Inputs._fields if name not in site.present]
-    return "_".join([form, *(f"no_{name}" for name in absent)])
+    dtype = [site.dtype] if site.reduced else []
+    return "_".join([form, *dtype, *(f"no_{name}" for name in absent)])
 
 
 def function(name: str, site: Site, body: str) -> onnx.FunctionProto:
@@ -71,19 +84,46 @@ DYNAMIC_TIME = """
       T = Squeeze (shape_T)
 """
 
+INPUT_WEIGHT = "W = Transpose <perm = [1, 0]> (weight_ih)"
 RECURRENT_WEIGHT = "R = Transpose <perm = [1, 0]> (weight_hh)"
 
 
-def rows(present: Sequence[str], *, time: str = "T") -> str:
+def wide(site: Site, result: str, value: str) -> str:
+    """`result` = `value`, an operand or a result of matrix products, in the dtype of all else."""
+    return f"{result} = {f'Cast <to = {FLOAT}>' if site.reduced else 'Identity'} ({value})"
+
+
+def narrow(site: Site, result: str, value: str) -> str:
+    """`result` = `value` in the dtype of matrix products."""
+    cast = f"Cast <to = {REDUCED[site.dtype]}>" if site.reduced else "Identity"
+    return f"{result} = {cast} ({value})"
+
+
+def product(site: Site, result: str, x: str, weight: str, scale: str = "") -> str:
+    """`result` = `x` times the matrix `weight`, times `scale` unless that is ""."""
+    last = f"{result}_unscaled" if scale else result
+    first = f"{result}_narrow" if site.reduced else last
+    return f"""
+      {first} = MatMul ({x}, {weight})
+      {wide(site, last, first) if site.reduced else ""}
+      {f"{result} = Mul ({last}, {scale})" if scale else ""}
+    """
+
+
+def rows(
+    present: Sequence[str], tables: Mapping[str, str] | None = None, *, time: str = "T"
+) -> str:
     """Row k of everything that depends on the timestep, (T, 1, .) or, for N start steps, (T, N, .).
 
     Args:
         present: The inputs that are not left empty.
+        tables: Names of what takes the place of some of them.
         time: The name of the number of timesteps.
     """
     step = "Add (t, start_step)" if "start_step" in present else "Identity (t)"
     gathered = ["bias", *(name for name in SCALES if name in present)]
-    gathers = "\n".join(f"{name}_rows = Gather ({name}, row)" for name in gathered)
+    named = tables or {}
+    gathers = "\n".join(f"{n}_rows = Gather ({named.get(n, n)}, row)" for n in gathered)
     mapped = "rows" in present
     return f"""
       shape_S = Shape <start = 0, end = 1> ({"rows" if mapped else "bias"})
@@ -97,12 +137,12 @@ def rows(present: Sequence[str], *, time: str = "T") -> str:
     """
 
 
-def gates_x(present: Sequence[str], *, x: str = "X") -> str:
-    """The part of the gates that depends on the input `x`, for all timesteps."""
-    scale = "input_scale_rows" if "input_scale" in present else ""
+def gates_x(site: Site, *, x: str = "X", weight: str = INPUT_WEIGHT) -> str:
+    """The part of the gates that depends on the input `x`, for all timesteps; `weight` makes W."""
+    scale = "input_scale_rows" if "input_scale" in site.present else ""
     return f"""
-      W = Transpose <perm = [1, 0]> (weight_ih)
-      {scaled("x_scaled", f"MatMul ({x}, W)", scale)}
+      {weight}
+      {product(site, "x_scaled", x, "W", scale)}
       gates_x = Add (x_scaled, bias_rows)
     """
 
@@ -139,13 +179,6 @@ def cell(
     """
 
 
-def scaled(result: str, value: str, scale: str) -> str:
-    """`result` = `value` * `scale`, for a call `value`; without Mul if `scale` is ""."""
-    if not scale:
-        return f"{result} = {value}"
-    return f"{result}_unscaled = {value}\n{result} = Mul ({result}_unscaled, {scale})"
-
-
 CLIPPED_LENGTHS = "ends_any = Min (lengths, shape_T)"
 
 
@@ -177,10 +210,13 @@ LAST_VALID = f"""
 """
 
 
-def final(result: str, sequence: str, initial: str) -> str:
+def final(site: Site, result: str, sequence: str, initial: str) -> str:
     """`result` = the last valid timestep of `sequence`; `initial` for streams of length 0."""
     at_end = f"{initial.removesuffix('_0')}_end"
+    to_wide = initial == "h_0" and site.reduced
+    picked = f"{at_end}_narrow" if to_wide else at_end
     return f"""
-      {at_end} = GatherND ({sequence}, where)
+      {picked} = GatherND ({sequence}, where)
+      {wide(site, at_end, picked) if to_wide else ""}
       {result} = Where (started, {at_end}, {initial})
     """

@@ -31,8 +31,8 @@ def function(site: Site, *, materialized: bool) -> onnx.FunctionProto:
       {parts.CONSTANTS}
       {parts.DYNAMIC_TIME}
       {parts.rows(site.present)}
-      {parts.gates_x(site.present)}
-      {_WEIGHTS if own_weights else ""}
+      {parts.gates_x(site)}
+      {_weights(site) if own_weights else ""}
       {recurrence(site, own_weights=own_weights)}
     """
     form = f"{FORM}_materialized" if materialized else FORM
@@ -46,15 +46,18 @@ def recurrence(site: Site, *, own_weights: bool) -> str:
     return _scan(site, "Y", "Y_h", "Y_c", own_weights=own_weights)
 
 
-# Of each row, and then of each timestep: `row` is (T, 1), the Scan takes (T, H, 4H).
-_WEIGHTS = f"""
+def _weights(site: Site) -> str:
+    """Of each row, and then of each timestep: `row` is (T, 1), the Scan takes (T, H, 4H)."""
+    return f"""
       {parts.RECURRENT_WEIGHT}
+      {parts.wide(site, "R_wide", "R")}
       middle_axis = Constant <value_ints = [1]> ()
       hidden_scale_3d = Unsqueeze (hidden_scale, middle_axis)
-      R_of_row = Mul (R, hidden_scale_3d)
+      R_scaled = Mul (R_wide, hidden_scale_3d)
+      {parts.narrow(site, "R_of_row", "R_scaled")}
       row_1d = Squeeze (row, last_axis)
       R_rows = Gather (R_of_row, row_1d)
-"""
+    """
 
 
 def _chosen_scan(site: Site, *, own_weights: bool) -> str:
@@ -72,7 +75,7 @@ def _chosen_scan(site: Site, *, own_weights: bool) -> str:
           {parts.valid()}
           {ragged}
           {parts.LAST_VALID}
-          {parts.final("Y_h_ragged", "Y_ragged", "h_0")}
+          {parts.final(site, "Y_h_ragged", "Y_ragged", "h_0")}
         }},
         else_branch = whole () => (Y_whole, Y_h_whole, Y_c_whole) {{
           {whole}
@@ -92,26 +95,35 @@ def _scan(
         if name in site.present and not (own_weights and name == "hidden_scale")
     ]
     body_inputs = ["h", "c", "gates_x_t", *(f"{name}_t" for name in per_step)]
-    scan_inputs = ["h_0", "c_0", "gates_x", *(f"{name}_rows" for name in per_step)]
+    scan_inputs = [
+        "h_start" if site.reduced else "h_0",
+        "c_0",
+        "gates_x",
+        *(f"{name}_rows" for name in per_step),
+    ]
     if masked:
         body_inputs.append("valid_t")
         scan_inputs.append("valid")
     c_t = "c_t" if masked else "c_new"
-    product = f"MatMul (h, {'R_t' if own_weights else 'R'})"
+    weight = "R_t" if own_weights else "R"
+    h_new, h_end = ("h_wide", f"{h_last}_narrow") if site.reduced else ("h_new", h_last)
     hidden_scale = "hidden_scale_t" if "hidden_scale" in per_step else ""
     affine = ("cell_scale_t", "cell_shift_t") if "cell_scale" in site.present else None
     # ONNX Runtime packs a weight for its matrix product only if the graph around the Scan has it,
     # so each branch has its own.
     return f"""
       {"" if own_weights else parts.RECURRENT_WEIGHT}
-      {h_last}, {c_last}, {y} = Scan <
+      {parts.narrow(site, "h_start", "h_0") if site.reduced else ""}
+      {h_end}, {c_last}, {y} = Scan <
         num_scan_inputs = {len(scan_inputs) - 2},
         body = timestep ({", ".join(body_inputs)}) => (h_new, c_new, y) {{
-          {parts.scaled("h_scaled", product, hidden_scale)}
+          {parts.product(site, "h_scaled", "h", weight, hidden_scale)}
           gates = Add (h_scaled, gates_x_t)
-          {parts.cell("c", c_t, "h_new", affine)}
+          {parts.cell("c", c_t, h_new, affine)}
+          {parts.narrow(site, "h_new", h_new) if site.reduced else ""}
           {"c_new = Where (valid_t, c_t, c)" if masked else ""}
           y = {"Where (valid_t, h_new, blank)" if masked else "Identity (h_new)"}
         }}
       > ({", ".join(scan_inputs)})
+      {parts.wide(site, h_last, h_end) if site.reduced else ""}
     """

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import math
+from collections.abc import Sequence
 
 import onnx
 
@@ -25,9 +26,18 @@ def function(site: Site, *, materialized: bool) -> onnx.FunctionProto:
     It has no Scan, Loop or If, and so runs in a CUDA graph and on engines without control flow. The
     input product is computed for all timesteps at once and split, in a tree, into those of each.
 
-    Materialized, a timestep is one Gemm with weights of its row's own and no scale. The weights are
-    computed from the arrays, each row's once, so that the file stays small; the rows are written
-    into the body, so the input `rows` is not looked at.
+    On a GPU each operator is a kernel to launch, and a small timestep takes as long as its launches
+    do. Hence:
+
+    - tanh(z) = 2 sigmoid(2z) - 1, so one Sigmoid over 4H gives all gates, from weights, scales and
+      biases in which the part of g is doubled.
+    - What is carried is c / 2 = f * c / 2 + i * (sigmoid(2z) - 1/2), which saves the doubling; the
+      cell's scale makes up for it. Both factors are powers of two, and change no rounding.
+    - Materialized, the hidden product is one Gemm with weights of its row's own and no scale.
+
+    Weights, scales and biases are computed from the arrays, each once, so the file stays small and
+    ONNX Runtime does it as it loads the graph. Materialized, the rows are written into the body, so
+    the input `rows` is not looked at.
 
     With `lengths` all timesteps run; what they give past a stream's length is blanked in Y, and the
     final states are picked from those of all timesteps. That is cheaper than holding the state.
@@ -55,16 +65,18 @@ def function(site: Site, *, materialized: bool) -> onnx.FunctionProto:
       shape_T = Constant <value_ints = [{time}]> ()
       padded_T = Constant <value_int = {time + padding}> ()
       {_PADDED.format(padding=padding) if padding else ""}
-      {parts.rows(site.present, time="padded_T")}
-      {parts.gates_x(site.present, x="X_padded" if padding else "X")}
-      {parts.RECURRENT_WEIGHT}
-      {"".join(_WEIGHT.format(k=k) for k in sorted(set(site.rows[:time]))) if own_weights else ""}
+      {_doubled(site)}
+      {parts.rows(site.present, _TABLES, time="padded_T")}
+      {parts.gates_x(site, x="X_padded" if padding else "X", weight=_input_weight(site))}
+      {_recurrent_weights(site, sorted(set(site.rows[:time])) if own_weights else None)}
       {"".join(_flat(name) + _split(name, widths, time) for name in per_step)}
-      {"".join(_timestep(t, per_step, weight) for t, weight in enumerate(weights))}
+      {parts.narrow(site, "h_start", "h_0")}
+      half_c_0 = Mul (c_0, half)
+      {"".join(_timestep(site, t, per_step, weight) for t, weight in enumerate(weights))}
       shape_TNH = Concat <axis = 0> (shape_T, shape_NH)
       {_joined("h", time, "Y_all" if ragged else "Y")}
-      {_joined("c", time, "c_all") if ragged else ""}
-      {_RAGGED if ragged else _WHOLE.format(last=time)}
+      {_joined("half_c", time, "half_c_all") if ragged else ""}
+      {_ragged(site) if ragged else _whole(site, time)}
     """
     form = f"{FORM}_materialized_{time}" if materialized else f"{FORM}_{time}"
     if own_weights:
@@ -95,11 +107,66 @@ _PADDED = """
 """
 
 
-_WEIGHT = """
+_TABLES = {name: f"{name}_doubled" for name in ("bias", "input_scale", "hidden_scale")} | {
+    "cell_scale": "cell_scale_doubled"
+}
+"""What takes the place of the node's arrays."""
+
+
+def _doubled(site: Site) -> str:
+    """The arrays with the part of g doubled, and the cell's scale, which is applied to c / 2."""
+    of_gates = [n for n in ("bias", "input_scale", "hidden_scale") if n in site.present]
+    return f"""
+      half_float = Constant <value_float = 0.5> ()
+      half = CastLike (half_float, bias)
+      two_float = Constant <value_float = 2.0> ()
+      two = CastLike (two_float, bias)
+      of_g_float = Constant <value_floats = [1.0, 1.0, 2.0, 1.0]> ()
+      of_g = CastLike (of_g_float, bias)
+      of_g_column = Unsqueeze (of_g, last_axis)
+      four = Constant <value_ints = [4]> ()
+      shape_4_H = Concat <axis = 0> (four, shape_H)
+      of_g_square = Expand (of_g_column, shape_4_H)
+      doubling = Reshape (of_g_square, last_axis)
+      {"".join(f"{name}_doubled = Mul ({name}, doubling)" + chr(10) for name in of_gates)}
+      {"cell_scale_doubled = Mul (cell_scale, two)" if "cell_scale" in site.present else ""}
+    """
+
+
+def _input_weight(site: Site) -> str:
+    """W, doubled for g if there is no scale that could be."""
+    if "input_scale" in site.present:
+        return parts.INPUT_WEIGHT
+    return f"""
+      {parts.wide(site, "weight_ih_wide", "weight_ih")}
+      W_wide = Transpose <perm = [1, 0]> (weight_ih_wide)
+      W_doubled = Mul (W_wide, doubling)
+      {parts.narrow(site, "W", "W_doubled")}
+    """
+
+
+def _recurrent_weights(site: Site, rows: Sequence[int] | None) -> str:
+    """R, doubled for g if there is no scale that could be; or R_k for each row k."""
+    text = f"""
+      {parts.wide(site, "weight_hh_wide", "weight_hh")}
+      R_wide = Transpose <perm = [1, 0]> (weight_hh_wide)
+    """
+    if rows is not None:
+        for k in rows:
+            text += f"""
       k_{k} = Constant <value_ints = [{k}]> ()
-      hidden_scale_of_{k} = Gather (hidden_scale, k_{k})
-      R_{k} = Mul (R, hidden_scale_of_{k})
-"""
+      hidden_scale_of_{k} = Gather (hidden_scale_doubled, k_{k})
+      R_wide_{k} = Mul (R_wide, hidden_scale_of_{k})
+      {parts.narrow(site, f"R_{k}", f"R_wide_{k}")}
+            """
+    elif "hidden_scale" in site.present:
+        text += parts.RECURRENT_WEIGHT
+    else:
+        text += f"""
+      R_doubled = Mul (R_wide, doubling)
+      {parts.narrow(site, "R", "R_doubled")}
+        """
+    return text
 
 
 def _flat(name: str) -> str:
@@ -126,19 +193,36 @@ def _split(name: str, widths: tuple[int, ...], time: int) -> str:
     return text
 
 
-def _timestep(t: int, per_step: list[str], weight: str) -> str:
+def _timestep(site: Site, t: int, per_step: list[str], weight: str) -> str:
     """The nodes of timestep t."""
-    if "hidden_scale" in per_step:
+    h, h_new = "h_start" if t == 0 else f"h_{t}", f"h_{t + 1}"
+    h_wide = f"h_wide_{t + 1}" if site.reduced else h_new
+    if site.reduced or "hidden_scale" in per_step:
+        scale = f"hidden_scale_{t}" if "hidden_scale" in per_step else ""
         gates = f"""
-          {parts.scaled(f"h_scaled_{t}", f"MatMul (h_{t}, {weight})", f"hidden_scale_{t}")}
+          {parts.product(site, f"h_scaled_{t}", h, weight, scale)}
           gates_{t} = Add (h_scaled_{t}, gates_x_{t})
         """
     else:
-        gates = f"gates_{t} = Gemm (h_{t}, {weight}, gates_x_{t})"
-    affine = (f"cell_scale_{t}", f"cell_shift_{t}") if "cell_scale" in per_step else None
+        gates = f"gates_{t} = Gemm ({h}, {weight}, gates_x_{t})"
+    affine = f"cell_{t} = Add (half_c_{t + 1}, half_c_{t + 1})"
+    if "cell_scale" in per_step:
+        affine = f"""
+          cell_scaled_{t} = Mul (half_c_{t + 1}, cell_scale_{t})
+          cell_{t} = Add (cell_scaled_{t}, cell_shift_{t})
+        """
     return f"""
           {gates}
-          {parts.cell(f"c_{t}", f"c_{t + 1}", f"h_{t + 1}", affine, suffix=f"_{t}")}
+          opened_{t} = Sigmoid (gates_{t})
+          i_{t}, f_{t}, g_above_{t}, o_{t} = Split <axis = -1, num_outputs = 4> (opened_{t})
+          half_g_{t} = Sub (g_above_{t}, half)
+          kept_{t} = Mul (f_{t}, half_c_{t})
+          added_{t} = Mul (i_{t}, half_g_{t})
+          half_c_{t + 1} = Add (kept_{t}, added_{t})
+          {affine}
+          squashed_{t} = Tanh (cell_{t})
+          {h_wide} = Mul (o_{t}, squashed_{t})
+          {parts.narrow(site, h_new, h_wide) if site.reduced else ""}
     """
 
 
@@ -154,18 +238,23 @@ def _joined(name: str, time: int, result: str) -> str:
     return text + f"{result} = Reshape ({values[0]}, shape_TNH)"
 
 
-_WHOLE = """
-      Y_h = Identity (h_{last})
-      Y_c = Identity (c_{last})
-"""
+def _whole(site: Site, time: int) -> str:
+    return f"""
+      {parts.wide(site, "Y_h", f"h_{time}")}
+      Y_c = Add (half_c_{time}, half_c_{time})
+    """
 
-_RAGGED = f"""
+
+def _ragged(site: Site) -> str:
+    return f"""
       within_1d = Range (zero, T, one)
       within = Unsqueeze (within_1d, last_axis)
       {parts.CLIPPED_LENGTHS}
       {parts.valid("within")}
       {parts.LAST_VALID}
       Y = Where (valid, Y_all, blank)
-      {parts.final("Y_h", "Y_all", "h_0")}
-      {parts.final("Y_c", "c_all", "c_0")}
-"""
+      {parts.final(site, "Y_h", "Y_all", "h_0")}
+      half_c_end = GatherND (half_c_all, where)
+      c_end = Add (half_c_end, half_c_end)
+      Y_c = Where (started, c_end, c_0)
+    """

@@ -143,7 +143,11 @@ def _arrays_of(fold: FoldedBNLSTM, place: Place) -> dict[str, Values]:
     """The arrays that an export writes for a place: those of no effect are left out."""
     buffers = dict(fold.named_buffers())
     names = [name for name in (*FLOATS, "rows") if name + place.suffix in buffers]
-    return {name: buffers[name + place.suffix].numpy() for name in names}
+    wide = {name: buffers[name + place.suffix] for name in names}
+    return {
+        name: (t.float() if t.dtype == torch.bfloat16 else t).numpy()  # numpy has no bfloat16
+        for name, t in wide.items()
+    }
 
 
 def _defaults(fold: FoldedBNLSTM) -> dict[str, Values]:

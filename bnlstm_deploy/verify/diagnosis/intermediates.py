@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 from onnx import helper
 
 from bnlstm_deploy.errors import RuntimeSessionError
+from bnlstm_deploy.export.forms import unrolled
 from bnlstm_deploy.export.op import OUTPUTS
 from bnlstm_deploy.runtime.inputs import DTYPES, Array
 from bnlstm_deploy.runtime.providers import Provider, resolve
-from bnlstm_deploy.runtime.session import ERROR_SEVERITY
+from bnlstm_deploy.runtime.session import CRASHES, ERROR_SEVERITY
 from bnlstm_deploy.verify.diagnosis.places import Place, inputs_of
 
 INPUT_PRODUCT, HIDDEN_PRODUCT, GATES = "input product", "hidden product", "gates"
@@ -29,19 +31,21 @@ IN_SCAN = {
     GATES: ("gates",),
     CELL: ("c_t", "c_new"),  # with a mask, c_new is what is held
     AFFINE: ("cell",),
-    OUTPUT: ("h_new",),
+    OUTPUT: ("h_wide", "h_new"),
 }
 """Names of the intermediates in a function body with a Scan, the first one that is there."""
 
 UNROLLED = {
-    INPUT_PRODUCT: "gates_x_{t}",
-    HIDDEN_PRODUCT: "h_scaled_{t}",
-    GATES: "gates_{t}",
-    CELL: "c_{next}",
-    AFFINE: "cell_{t}",
-    OUTPUT: "h_{next}",
+    INPUT_PRODUCT: ("gates_x_{t}",),
+    HIDDEN_PRODUCT: ("h_scaled_{t}",),
+    GATES: ("gates_{t}",),
+    CELL: ("half_c_{next}",),
+    AFFINE: ("cell_{t}",),
+    OUTPUT: ("h_wide_{next}", "h_{next}"),
 }
-"""Names of the intermediates of timestep t in an unrolled body."""
+"""Names of the intermediates of timestep t in an unrolled body, the first one that is there.
+
+It holds half the cell state, and twice the part of the gate g; see `forms.unrolled`."""
 
 DYNAMIC = ("X", "initial_h", "initial_c", "lengths", "start_step")
 """Inputs of a node that depend on what the graph is fed."""
@@ -90,14 +94,21 @@ class DebugGraph:
         self.model.CopyFrom(proto)
         self.outputs = [value.name for value in proto.graph.output]
         self.names: dict[Place, dict[str, list[str]]] = {}
+        self.doubled: set[Place] = set()
         copies = {node.output[0]: node for node in self.model.graph.node}
         for number, (place, node) in enumerate(nodes.items()):
-            self.names[place] = self._expose(copies[node.output[0]], f"{TAG}_{number}", wanted)
+            copy = copies[node.output[0]]
+            if copy.overload.startswith(unrolled.FORM):
+                self.doubled.add(place)
+            self.names[place] = self._expose(copy, f"{TAG}_{number}", wanted)
         options = ort.SessionOptions()
         options.log_severity_level = ERROR_SEVERITY
         try:
             self._session = ort.InferenceSession(
-                self.model.SerializeToString(), options, providers=resolve(providers)
+                self.model.SerializeToString(),
+                options,
+                providers=resolve(providers),
+                disabled_optimizers=CRASHES,
             )
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise RuntimeSessionError(
@@ -122,7 +133,10 @@ class DebugGraph:
             raise RuntimeSessionError(
                 f"ONNX Runtime failed on the debug copy: {str(error).strip()}"
             ) from error
-        own = {place: _own(values, found) for place, found in self.names.items()}
+        own = {
+            place: _own(values, found, doubled=place in self.doubled)
+            for place, found in self.names.items()
+        }
         return {name: values[name] for name in self.outputs}, own
 
     def _expose(
@@ -149,7 +163,8 @@ class DebugGraph:
             found[name] = [f"{tag}_{name}"]
         for name in (name for names in found.values() for name in names):
             integer = name.endswith(("lengths", "start_step"))
-            element = onnx.TensorProto.INT64 if integer else self._element()
+            narrow = name in (f"{tag}_X", f"{tag}_Y")
+            element = onnx.TensorProto.INT64 if integer else self._element(narrow=narrow)
             self.model.graph.output.append(helper.make_tensor_value_info(name, element, None))
         return found
 
@@ -167,38 +182,48 @@ class DebugGraph:
             "file; export it again"
         )
 
-    def _element(self) -> int:
-        """The type of the weights."""
-        weights = {entry.name: entry.data_type for entry in self.model.graph.initializer}
+    def _element(self, *, narrow: bool = False) -> int:
+        """The type of states and scales, or of X, Y and the weights."""
+        types = {entry.name: entry.data_type for entry in self.model.graph.initializer}
         node = next(n for n in self.model.graph.node if n.overload.startswith(TAG))
-        element: int = weights[inputs_of(node)["weight_hh"]]
+        element: int = types[inputs_of(node)["weight_hh" if narrow else "bias"]]
         return element
 
     def _blank(self) -> onnx.TensorProto:
         return helper.make_tensor("value", self._element(), [0], [])
 
 
-def _own(values: Mapping[str, Array], found: Mapping[str, list[str]]) -> Own:
+def _own(values: Mapping[str, Array], found: Mapping[str, list[str]], *, doubled: bool) -> Own:
     inner: dict[str, Array] = {}
     for kind in IN_SCAN.keys() & found.keys():
         arrays = [values[name] for name in found[kind]]
         array = arrays[0] if len(arrays) == 1 and arrays[0].ndim != 2 else np.stack(arrays)
         if array.size:  # else it is in the branch that was not taken
-            inner[kind] = array
+            inner[kind] = _undoubled(kind, array.astype(np.float64)) if doubled else array
     y, y_h, y_c = (values[found[name][0]] for name in OUTPUTS)
     inputs = {name: values[found[name][0]] for name in DYNAMIC if name in found}
     return Own(inputs, y, y_h, y_c, inner)
 
 
+def _undoubled(kind: str, values: NDArray[np.floating]) -> Array:
+    if kind == CELL:
+        return values * 2
+    if kind in (INPUT_PRODUCT, HIDDEN_PRODUCT, GATES):
+        i, f, g, o = np.split(values, 4, axis=-1)
+        return np.concatenate([i, f, g / 2, o], axis=-1)
+    return values
+
+
 def _unrolled(function: onnx.FunctionProto, kind: str) -> list[str]:
     """Return the names of an intermediate at each timestep; none if the body is not unrolled."""
     there = {name for node in function.node for name in node.output}
-    names: list[str] = []
-    while (name := UNROLLED[kind].format(t=len(names), next=len(names) + 1)) in there:
-        names.append(name)
     # a tree of Splits has leaves past the last timestep
     time = sum(name.startswith("squashed_") for name in there)
-    return names[:time]
+    for pattern in UNROLLED[kind]:
+        names = [pattern.format(t=t, next=t + 1) for t in range(time)]
+        if there.issuperset(names):
+            return names
+    return []
 
 
 def _inside(

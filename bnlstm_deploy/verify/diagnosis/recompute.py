@@ -42,16 +42,18 @@ def exact(value: NDArray[np.generic]) -> Value:
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is computed in one dtype."""
+    """What a graph computes in which precision."""
 
     eps: float
+    product_eps: float
+    """Of the operands and results of matrix products."""
     activation: float
 
     @classmethod
     def of(cls, dtype: str) -> "Rounding":
-        """Return that of `float32`, `float64`, `float16` or `bfloat16`."""
-        eps = EPS[dtype]
-        return cls(eps, ACTIVATION * eps / EPS["float32"])
+        """Return that of `float32` or `float64`; or `float16` or `bfloat16`, of products alone."""
+        eps = min(EPS[dtype], EPS["float32"])
+        return cls(eps, EPS[dtype], ACTIVATION * eps / EPS["float32"])
 
     def product(self, weight: Array, x: Array, scale: Array, bias: Array | float = 0.0) -> Value:
         """Return scale * (weight x) + bias, (N, 4H).
@@ -64,8 +66,9 @@ class Rounding:
         """
         value = scale * (x @ weight.T) + bias
         size = np.abs(scale) * (np.abs(x) @ np.abs(weight).T)
-        terms = ROUNDINGS + 2 * math.sqrt(x.shape[1])
-        return Value(value, self.eps * (terms * size + ROUNDINGS * np.abs(bias)))
+        summed = self.eps * 2 * math.sqrt(x.shape[1]) * size
+        rounded = self.product_eps * ROUNDINGS * size
+        return Value(value, summed + rounded + self.eps * ROUNDINGS * np.abs(bias))
 
     def sum(self, one: Value, other: Value) -> Value:
         """Return the sum of two values."""
@@ -92,6 +95,7 @@ class Rounding:
         o = self._activations(gates)[3]
         squashed = np.tanh(affine.value)
         bound = o.bound + np.minimum(affine.bound, 2.0) + self.activation + ROUNDINGS * self.eps
+        bound += self.product_eps  # Y is an operand of the next layer's product
         return Value(o.value * squashed, bound)
 
     def _activations(self, gates: Value) -> list[Value]:
@@ -141,7 +145,7 @@ def recompute(direction: FoldedDirection, before: Before, rounding: Rounding) ->
     Args:
         direction: The fold in float64.
         before: What the graph held.
-        rounding: What may differ because of the graph's dtype.
+        rounding: What may differ because of the graph's precision.
     """
     d, k = direction, before.k
     x = rounding.product(d.weight_ih, before.x, d.input_scale[k], d.bias[k])

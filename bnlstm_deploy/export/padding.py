@@ -1,0 +1,64 @@
+"""Whether a model's outputs are the same for padded sequences, found out by running it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bnlstm_deploy.export.lifted import Lifted
+from bnlstm_deploy.export.values import TIME, GraphInput
+
+CLOSE = 1e-2
+"""Part of the largest output within which outputs are the same: far above the rounding of float16,
+and below what a mean over time moves by."""
+
+
+def pads(lifted: Lifted, inputs: Sequence[GraphInput]) -> bool:
+    """Whether padding time, and passing `lengths`, leaves the valid part of all outputs the same.
+
+    The recurrent layers do. A model that does something else over time, such as a mean, does not.
+
+    Args:
+        lifted: The model that is exported.
+        inputs: Its own inputs, all with their dynamic axes.
+    """
+    lengths = [name for name in lifted.accepts if name.endswith("lengths")]
+    axes = {i: axis for i, value in enumerate(inputs) for axis in _time_axes(value)}
+    if len(lengths) != len(lifted.layers) or not axes:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    padded = [_random(value.example, generator) for value in inputs]
+    first = next(iter(axes))
+    time = padded[first].shape[axes[first]]
+    if time < 2:
+        return False
+    short = [x.narrow(axes[i], 0, time - 1) if i in axes else x for i, x in enumerate(padded)]
+    try:
+        with torch.no_grad():
+            exact, left = lifted(short, {})
+            batch = next(iter(left.values())).shape[1]
+            given = dict.fromkeys(lengths, torch.full((batch,), time - 1))
+            outputs, _ = lifted(padded, given)
+    except RuntimeError:  # the model takes one number of timesteps only
+        return False
+    return all(_same(*pair, time) for pair in zip(outputs, exact, strict=True))
+
+
+def _same(padded: Tensor, exact: Tensor, time: int) -> bool:
+    differs = [axis for axis in range(exact.ndim) if padded.shape[axis] != exact.shape[axis]]
+    for axis in differs:
+        if (padded.shape[axis], exact.shape[axis]) != (time, time - 1):
+            return False
+        padded = padded.narrow(axis, 0, time - 1)
+    largest = float(exact.abs().max()) if exact.numel() else 0.0
+    return float((padded.double() - exact.double()).abs().max()) <= CLOSE * largest
+
+
+def _time_axes(value: GraphInput) -> list[int]:
+    return [axis for axis, dimension in value.axes.items() if dimension == TIME]
+
+
+def _random(example: Tensor, generator: torch.Generator) -> Tensor:
+    if not example.is_floating_point():
+        return example
+    return torch.randn(example.shape, generator=generator).to(example.dtype)
