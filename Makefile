@@ -2,6 +2,7 @@
 # make test            lint, types and tests, as CI runs them
 # make test-cuda-stub  what the CUDA provider does with exported files, counted without a GPU
 # make launches        count it anew, and write tests/cuda_stub/launches.json and docs/gpu.md
+# make test-gpu        the CUDA provider's numbers, captured and not; needs a GPU
 # make clean           remove the environments and the demo's files
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +11,9 @@ BIN := .venv/bin
 STUB := .venv-cuda-stub
 ON_STUB := BNLSTM_CUDA_STUB=1 LD_LIBRARY_PATH=$(CURDIR)/$(STUB)/cuda_stub $(STUB)/bin
 
-.PHONY: demo test test-cuda-stub launches clean
+GPU := .venv-gpu
+
+.PHONY: demo test test-cuda-stub test-gpu launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -25,12 +28,17 @@ test-cuda-stub: $(STUB)/installed
 	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
 	$(ON_STUB)/pytest tests/cuda_stub
 
+# Gigabytes are to be installed for it, so look for a GPU first.
+test-gpu:
+	@if nvidia-smi --list-gpus > /dev/null 2>&1; then $(MAKE) $(GPU)/installed && $(GPU)/bin/pytest tests/gpu; \
+	else echo "make test-gpu: skipped, nvidia-smi finds no GPU on this machine"; fi
+
 launches: $(STUB)/installed
 	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
 	$(ON_STUB)/python -m tests.cuda_stub.launches
 
 clean:
-	rm -rf .venv $(STUB) demo
+	rm -rf .venv $(STUB) $(GPU) demo
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -42,4 +50,10 @@ $(STUB)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(STUB)
 	$(STUB)/bin/pip install --quiet --constraint constraints.txt --editable '.[convert,dev]' \
 		onnxruntime-gpu nvidia-cuda-crt nvidia-cuda-runtime
+	touch $@
+
+# torch's CUDA build is what PyPI has for Linux.
+$(GPU)/installed: pyproject.toml
+	$(PYTHON) -m venv $(GPU)
+	$(GPU)/bin/pip install --quiet --editable '.[gpu,convert,dev]'
 	touch $@

@@ -21,8 +21,11 @@ started by the measuring process would inherit its peak.
 
 With --forms the graph forms are measured against each other instead: see `tools.forms`.
 
-Export times include drawing the weights, and the first one loading torch's exporter. Torch runs on
-the CPU whatever the provider.
+Export times include drawing the weights, and the first one loading torch's exporter.
+
+With --provider cuda the deployed graph is unrolled and captured as a CUDA graph, `not captured` is
+the same file without that, and torch runs on the GPU, its LSTM by cuDNN. Inputs and outputs are
+numpy arrays on the host for all peers. TF32 is off. This was never run on a GPU yet.
 """
 
 import json
@@ -116,6 +119,12 @@ def benchmark(
     unknown = set(variants) - set(VARIANTS)
     if unknown:
         fail(f"--variant is {unknown.pop()!r}; pass one of {', '.join(VARIANTS)}", code=2)
+    if provider != "cpu" and not torch.cuda.is_available():
+        fail(
+            f"--provider is {provider!r}, and torch finds no GPU for its peers; run "
+            "this on a machine with one, with torch's CUDA build",
+            code=2,
+        )
     if forms and provider != "cpu":
         fail(f"--provider is {provider!r}; the forms are measured on the CPU", code=2)
     if json_path is not None and not json_path.parent.is_dir():
@@ -154,7 +163,7 @@ def measure_peers(
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             progress.update(task, description=f"{size}: export", refresh=True)
-            export_s = write_files(size, seed, Path(folder))
+            export_s = write_files(size, seed, provider, Path(folder))
             for number in threads:
                 progress.update(task, description=f"{size}: threads={number}", refresh=True)
                 setup = Setup(size, seed, number, provider, Path(folder))
@@ -181,10 +190,10 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def write_files(size: Size, seed: int, folder: Path) -> dict[str, float]:
+def write_files(size: Size, seed: int, provider: str, folder: Path) -> dict[str, float]:
     """Write the ONNX files of one size and return the seconds that each took."""
     seconds = {}
-    for peer, write in peers.WRITERS.items():
+    for peer, write in peers.writers(provider).items():
         start = time.perf_counter()
         write(size, seed, folder / f"{peer}.onnx")
         seconds[peer] = time.perf_counter() - start
@@ -193,11 +202,12 @@ def write_files(size: Size, seed: int, folder: Path) -> dict[str, float]:
 
 def measure(setup: Setup, export_s: dict[str, float], seconds: float) -> Case:
     """Measure all peers at one size and number of threads."""
-    memory = {peer: peers.peak_memory(peer, setup) for peer in peers.LOADERS}
+    loaders = peers.loaders(setup.provider)
+    memory = {peer: peers.peak_memory(peer, setup) for peer in loaders}
     file_mb = {peer: setup.file(peer).stat().st_size / peers.MEGABYTE for peer in export_s}
     runs: dict[str, Run] = {}
     load_ms: dict[str, float] = {}
-    for peer, load in peers.LOADERS.items():
+    for peer, load in loaders.items():
         start = time.perf_counter()
         runs[peer] = load(setup)
         load_ms[peer] = (time.perf_counter() - start) * 1e3

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from torch import nn
 
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
-from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.runtime import Buckets, Session
 from bnlstm_deploy.runtime.providers import resolve
 from tools.unfolded import export_unfolded
 
@@ -28,6 +29,8 @@ MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 MEGABYTE = 1e6
 MIN_ROUNDS = 5
 PAUSE = 0.02  # seconds
+
+Peer = TypeVar("Peer")
 
 Array = NDArray[np.float32]
 Run = Callable[[Array], Array]
@@ -63,6 +66,11 @@ class Setup:
     """Of ONNX Runtime."""
     folder: Path
     """Holds the ONNX files, one for each peer in WRITERS."""
+
+    @property
+    def device(self) -> str:
+        """Of the torch peers."""
+        return "cpu" if self.provider == "cpu" else "cuda"
 
     def file(self, peer: str) -> Path:
         """Return the ONNX file of a peer."""
@@ -104,6 +112,11 @@ def random_lstm(size: Size, seed: int) -> nn.LSTM:
 def write_deployed(size: Size, seed: int, path: Path) -> None:
     """Fold and export the BNLSTM."""
     export(random_bnlstm(size, seed), path)
+
+
+def write_unrolled(size: Size, seed: int, path: Path) -> None:
+    """Fold and export the BNLSTM for a GPU."""
+    export(random_bnlstm(size, seed), path, target="cuda", length=size.T)
 
 
 def write_unfolded(size: Size, seed: int, path: Path) -> None:
@@ -154,24 +167,33 @@ def load_deployed(setup: Setup) -> Run:
     return lambda x: np.asarray(session(x)[0])
 
 
+def load_captured(setup: Setup) -> Run:
+    """Load the folded graph as a CUDA graph."""
+    buckets = Buckets(
+        setup.file("deployed"), batches=(setup.size.N,), providers=(setup.provider,), capture=True
+    )
+    return lambda x: np.asarray(buckets(x)[0])
+
+
 def load_eager(setup: Setup) -> Run:
     """Build the training model."""
-    model = random_bnlstm(setup.size, setup.seed)
-    return torch_run(model, setup.threads)
+    return torch_run(random_bnlstm(setup.size, setup.seed), setup)
 
 
 def load_torch_lstm(setup: Setup) -> Run:
-    """Build torch's own LSTM, which normalizes nothing."""
-    return torch_run(random_lstm(setup.size, setup.seed), setup.threads)
+    """Build torch's own LSTM, which normalizes nothing; on CUDA it is cuDNN's."""
+    return torch_run(random_lstm(setup.size, setup.seed), setup)
 
 
-def torch_run(model: nn.Module, threads: int) -> Run:
-    """Return a function that calls a torch module with numpy arrays."""
-    torch.set_num_threads(threads)
+def torch_run(model: nn.Module, setup: Setup) -> Run:
+    """Return a function that calls a torch module with numpy arrays, on the provider's device."""
+    torch.set_num_threads(setup.threads)
+    torch.backends.cudnn.allow_tf32 = False  # as in the deployed graph
+    model = model.to(setup.device)
 
     @torch.inference_mode()
     def run(x: Array) -> Array:
-        output: Array = model(torch.from_numpy(x))[0].numpy()
+        output: Array = model(torch.from_numpy(x).to(setup.device))[0].numpy(force=True)
         return output
 
     return run
@@ -199,8 +221,25 @@ WRITERS: dict[str, Callable[[Size, int, Path], None]] = {
     "lstm operator": write_lstm_operator,
     "unfolded": write_unfolded,
 }
+ON_CUDA = {"deployed": load_captured, "not captured": load_deployed}
+"""Peers on CUDA, in the place of those on the CPU or besides: what to deploy is captured."""
+
 EQUALS = (("deployed", "eager"), ("unfolded", "eager"), ("lstm operator", "torch lstm"))
 """Pairs of peers that compute the same function."""
+
+
+def loaders(provider: str) -> dict[str, Callable[[Setup], Run]]:
+    """Return the peers on a provider, the deployed graph first."""
+    return LOADERS if provider == "cpu" else {**ON_CUDA, **_others(LOADERS)}
+
+
+def writers(provider: str) -> dict[str, Callable[[Size, int, Path], None]]:
+    """Return what writes the peers' files for a provider."""
+    return WRITERS if provider == "cpu" else {"deployed": write_unrolled, **_others(WRITERS)}
+
+
+def _others(peers: dict[str, Peer]) -> dict[str, Peer]:
+    return {peer: value for peer, value in peers.items() if peer != "deployed"}
 
 
 def compare(runs: dict[str, Run], x: Array) -> dict[str, float]:
@@ -239,7 +278,7 @@ def added_memory(peer: str, setup: Setup) -> float:
     """Load and run a peer, and return what that added to this process's peak, in megabytes."""
     x = random_input(setup)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = LOADERS[peer](setup)
+    run = loaders(setup.provider)[peer](setup)
     for _ in range(2):
         run(x)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * MAXRSS_UNIT / MEGABYTE

@@ -83,7 +83,7 @@ def export(
         dtype: float32, float64, float16 or bfloat16. The fold is computed in float64 and rounded
             once. The last two are the dtype of weights and matrix products; cell states, scales
             and what is computed of a timestep are float32, and so are the graph's inputs and
-            outputs (docs/gpu.md).
+            outputs (docs/precision.md).
         opset: ONNX opset, 18 to 23.
         force: Whether to replace an existing file.
         form: How the recurrence is written: `scan`, `unrolled`, `lstm`, or `auto` for whatever is

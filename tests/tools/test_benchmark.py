@@ -2,9 +2,11 @@ import json
 from itertools import chain
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
+from bnlstm_deploy.runtime import Session
 from tools import benchmark, forms, peers
 from tools.peers import LOADERS, WRITERS, Setup, Size
 
@@ -101,3 +103,25 @@ def test_refuses_what_it_cannot_measure_in_one_line(arguments, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_the_peers_on_cuda():
+    loaders, writers = peers.loaders("cuda"), peers.writers("cuda")
+    assert list(loaders)[:2] == ["deployed", "not captured"]
+    assert loaders.keys() - {"not captured"} == LOADERS.keys()
+    assert loaders["deployed"] is peers.load_captured
+    assert writers["deployed"] is peers.write_unrolled
+    assert writers.keys() == WRITERS.keys()
+
+
+def test_what_is_deployed_on_cuda_is_unrolled(tmp_path):
+    peers.write_unrolled(Size(2, 5, 3, 4), 0, tmp_path / "m.onnx")
+    metadata = Session(tmp_path / "m.onnx").metadata
+    assert (metadata.form, metadata.length, metadata.target) == ("unrolled", 5, "cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_benchmark_says_so():
+    result = run("--provider", "cuda")
+    assert result.exit_code == 2
+    assert "'cuda'" in result.stderr
