@@ -20,13 +20,6 @@ SHOWN = 12
 """Comparisons that passed, the closest to their budgets."""
 SHOWN_FAILURES = 50
 VERSIONS = ("bnlstm-deploy", "onnxruntime", "onnx", "torch", "numpy", "python")
-TITLES = {
-    "origin": "Where the error comes from",
-    "hypotheses": "Known mistakes, computed one by one",
-    "arrays": "Arrays of the file, against the fold",
-}
-"""Of the parts of a diagnosis."""
-
 _Row = tuple[Comparison, float, float, bool]
 
 STYLE = """
@@ -90,6 +83,8 @@ it is the largest of them.</figcaption>{% endif %}</figure>{% endmacro %}
 {%- elif value is sequence and value is not string %}
 {%- for inner in value %}{{ tree(inner) }}{{ ', ' if not loop.last }}{% else %}none{% endfor %}
 {%- else %}{{ value | number }}{% endif %}{% endmacro -%}
+{%- macro sentences(parts) %}<ul>{% for part in parts %}<li>{{ part.text }}</li>{% endfor %}</ul>
+{%- endmacro -%}
 <!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -120,9 +115,14 @@ not judged there; the shorter cases decide.</p>{% endif %}</header>
 <section><h2>Stages</h2><table>{{ head(('stage', 'verdict', 'detail')) }}
 {% for stage in report.stages %}<tr><td>{{ stage.name }}</td><td>{{ verdict(stage.passed) }}</td>
 <td>{{ stage.detail }}</td></tr>{% endfor %}</table></section>
-{% if report.diagnosis %}<section><h2>Why it failed</h2>
-{% for key, part in report.diagnosis.items() %}<h3>{{ titles.get(key) or key | words }}</h3>
-{{ tree(part) }}{% endfor %}</section>{% endif %}
+{% set why = report.diagnosis %}{% if why %}<section><h2>Why it failed</h2>
+{% if why.hypotheses is not defined %}<p>{{ why.summary }}</p>{% else %}
+{% if why.origin %}<h3>Where the error comes from</h3>{{ sentences([why.origin]) }}{% endif %}
+{% if why.other_origins %}<h3>And where more of it does</h3>{{ sentences(why.other_origins) }}
+{%- endif %}<h3>What explains it, of {{ why.hypotheses_tested }} known mistakes</h3>
+{% if why.hypotheses %}{{ sentences(why.hypotheses) }}{% else %}<p>None.</p>{% endif %}
+{% if why.arrays %}<h3>Arrays that are not those of the fold</h3>{{ sentences(why.arrays) }}
+{%- endif %}{% endif %}</section>{% endif %}
 <section><h2>Outputs</h2>
 <p class="hint">The largest of all precision cases, against the float64 training model.</p>
 <table>{{ head(('output', 'provider'), ('error', "training model's own", 'ratio',
@@ -168,7 +168,7 @@ search found an error of <b>{{ report.worst.error | sci }}</b> in
 """
 
 
-def write_html(report: Report, path: Path) -> None:
+def write_html(report: Report, path: str | Path) -> None:
     """Write a report as one HTML page: verdict, tables and plots, for screens and for paper.
 
     Args:
@@ -179,7 +179,7 @@ def write_html(report: Report, path: Path) -> None:
         InputError: The folder does not exist, or cannot be written to.
     """
     page = _page(report)
-    with replacing(path) as temporary:
+    with replacing(Path(path)) as temporary:
         # the name of a file may hold what is not Unicode
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -202,7 +202,6 @@ def _page(report: Report) -> str:
         summary=_summary(report, rows),
         algebra_limit=ALGEBRA_LIMIT,
         sensitive=SENSITIVE,
-        titles=TITLES,
         versions=versions,
         chaotic=sorted({c.time for c in report.precision if report.chaotic(c)}),
         outputs=list(_outputs(report)),

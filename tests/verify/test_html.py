@@ -92,13 +92,12 @@ def failed(measured):
         merge_error=2e-4,
         environment={"file": "<script>alert(1)</script>.onnx", "date": "today"},
         diagnosis={
-            "origin": {"layer": "rnn & co", "timestep": 3, "error": math.inf},
-            "hypotheses": [
-                {"name": "permuted <gates>", "explains": True, "error": 1.2e-9},
-                {"name": "another eps", "explains": False, "detail": {"eps": 1e-3}},
-            ],
-            "arrays": [],
-            "more_words": ["one", None, [2, 3.5]],
+            "summary": "in short",
+            "origin": {"text": "rnn & co, timestep 3: gates[1] is 2 instead of 1"},
+            "other_origins": [{"text": "layer 1: affine"}],
+            "hypotheses": [{"text": "permuted <gates>"}, {"text": "another eps"}],
+            "hypotheses_tested": 146,
+            "arrays": [{"text": "bias_l0: 3 of 8 elements differ"}],
         },
     )
 
@@ -159,12 +158,12 @@ def test_a_report_of_a_failure(failed, tmp_path):
     assert "changes outputs by up to 2.0e-4" in parsed.text
     assert "float16 <b>instead</b> of float32" in parsed.text
     for found in (
-        "layer rnn & co timestep 3 error inf",
-        "permuted <gates> yes 1.2e-9",
-        "eps 0.001",
+        "comes from rnn & co, timestep 3: gates[1] is 2 instead of 1",
+        "layer 1: affine",
+        "of 146 known mistakes permuted <gates> another eps",
+        "bias_l0: 3 of 8 elements differ",
     ):
         assert found in parsed.text
-    assert "more words one, -, 2, 3.5" in parsed.text
     assert write_again(failed, tmp_path) == text
 
 
@@ -194,9 +193,13 @@ def test_an_empty_report(measured, tmp_path):
     report = Report((), measured.metadata, "0" * 64, 4.0, 0, curves=(nothing,))
     _, parsed = page(report, tmp_path)
     assert "svg" not in parsed.tags
-    report = replace(report, diagnosis={"origin": None, "arrays": [{}], "hypotheses": "none fits"})
+    report = replace(report, diagnosis={"summary": "the diagnosis failed: no memory"})
     _, parsed = page(report, tmp_path)
-    assert "none fits" in parsed.text
+    assert "the diagnosis failed: no memory" in parsed.text
+    empty = {"hypotheses": [], "hypotheses_tested": 7, "origin": None, "arrays": []}
+    empty |= {"other_origins": []}
+    _, parsed = page(replace(report, diagnosis=empty), tmp_path)
+    assert "of 7 known mistakes None." in parsed.text
 
 
 def test_a_name_that_is_not_unicode(measured, tmp_path):
