@@ -26,7 +26,7 @@ test: .venv/installed
 
 test-cuda-stub: $(STUB)/installed
 	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
-	$(ON_STUB)/pytest tests/cuda_stub
+	$(ON_STUB)/pytest tests/cuda_stub tests/runtime/test_cuda_graphs.py
 
 # Gigabytes are to be installed for it, so look for a GPU first.
 test-gpu:

@@ -70,6 +70,8 @@ class Metadata:
     """Where the graph is to be fast: `cpu`, `cuda` or `tensorrt`."""
     pads: bool = False
     """Whether padding time, and passing `lengths`, leaves the valid part of outputs the same."""
+    time_axes: Mapping[str, int] = field(default_factory=dict)
+    """The time axis of inputs and outputs that have one, by name; of outputs only if it `pads`."""
     verified: Mapping[str, str] = field(default_factory=dict)
     """What the last check that passed found: date, ratio, versions; empty before any."""
     format_version: int = FORMAT_VERSION
@@ -96,6 +98,7 @@ class Metadata:
             "bnlstm.merge_tolerance": str(self.merge_tolerance),
             "bnlstm.target": self.target,
             "bnlstm.pads": str(self.pads).lower(),
+            "bnlstm.time_axes": json.dumps(dict(self.time_axes)),
             **length,
             **{VERIFIED + name: value for name, value in self.verified.items()},
         }
@@ -132,6 +135,7 @@ class Metadata:
                 length=None if length is None else int(length),
                 target=properties.get("bnlstm.target", "cpu"),
                 pads=properties.get("bnlstm.pads") == "true",
+                time_axes=json.loads(properties.get("bnlstm.time_axes", "{}")),
                 verified={
                     name.removeprefix(VERIFIED): value
                     for name, value in properties.items()

@@ -2,9 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bnlstm_deploy.runtime.providers import Provider
 
 
 class HeadPooling(StrEnum):
@@ -92,8 +95,8 @@ Providers = Annotated[
     str,
     typer.Option(
         metavar="NAMES",
-        help="Execution providers in order of preference, such as cpu or cuda,cpu. One that "
-        "cannot be used is an error.",
+        help="Execution providers in order of preference, such as cpu, or with options "
+        "cuda:device_id=1:memory_limit=2GB,cpu. One that cannot be used is an error.",
     ),
 ]
 Threads = Annotated[
@@ -111,6 +114,8 @@ JsonReport = Annotated[
 ]
 
 
-def split(providers: str) -> list[str]:
-    """Return the names in a comma-separated list."""
-    return [name.strip() for name in providers.split(",") if name.strip()]
+def split(providers: str) -> "list[Provider]":
+    """Return the providers in a comma-separated list, with their options."""
+    from bnlstm_deploy.runtime.providers import parse_providers
+
+    return parse_providers(providers)

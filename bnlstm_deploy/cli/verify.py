@@ -27,6 +27,7 @@ from bnlstm_deploy.cli.options import (
 from bnlstm_deploy.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
+    from bnlstm_deploy.runtime.providers import Provider
     from bnlstm_deploy.verify import Report
 
 SHOWN_FAILURES = 10
@@ -139,7 +140,7 @@ def run_check(
     loaded: Loaded,
     path: Path,
     *,
-    providers: tuple[str, ...] = ("cpu",),
+    providers: "tuple[Provider, ...]" = ("cpu",),
     data: tuple[Path, ...] = (),
     search_seconds: float = 3.0,
     ratio_limit: float = 4.0,

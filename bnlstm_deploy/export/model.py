@@ -20,8 +20,9 @@ from bnlstm_deploy.export.folded import FoldedBNLSTM, wide_dtype
 from bnlstm_deploy.export.forms import FACTORED, unrolled
 from bnlstm_deploy.export.graph import check_dynamic, finish
 from bnlstm_deploy.export.lifted import Lifted, recurrent_layers, recurrent_modules
-from bnlstm_deploy.export.padding import pads
+from bnlstm_deploy.export.padding import find_time_axes
 from bnlstm_deploy.export.values import (
+    TIME,
     DynamicShapes,
     GraphInput,
     example_inputs,
@@ -139,7 +140,8 @@ def export(
     with torch.no_grad():
         outputs, left = lifted([_cast(x, dtype) for x in examples], {})
     reduced = [value._replace(example=_cast(value.example, dtype)) for value in own]
-    padding = pads(lifted, reduced)
+    of_outputs = find_time_axes(lifted, reduced)
+    of_inputs = {v.name: a for v in own for a, name in v.axes.items() if name == TIME}
     if length is not None:
         own = [with_fixed_time(value, length) for value in own]
     initial = {
@@ -159,7 +161,8 @@ def export(
         merge_tolerance=merge_tolerance,
         length=length,
         target=target,
-        pads=padding,
+        pads=of_outputs is not None,
+        time_axes=of_inputs | {results[i]: axis for i, axis in (of_outputs or {}).items()},
     )
     flat = _Flat(lifted, len(own), [i.name for i in state], dtype)
     graph = _trace(flat, [*own, *state], results, opset)

@@ -1,4 +1,4 @@
-"""Whether a model's outputs are the same for padded sequences, found out by running it."""
+"""Whether a model's outputs are the same for padded sequences, and their time: by running it."""
 
 from collections.abc import Sequence
 
@@ -13,25 +13,35 @@ CLOSE = 1e-2
 and below what a mean over time moves by."""
 
 
-def pads(lifted: Lifted, inputs: Sequence[GraphInput]) -> bool:
-    """Whether padding time, and passing `lengths`, leaves the valid part of all outputs the same.
+def find_time_axes(lifted: Lifted, inputs: Sequence[GraphInput]) -> dict[int, int] | None:
+    """Find the time axes of a model's outputs, if it may be given padded sequences.
 
+    It may, if padding time, and passing `lengths`, leaves the valid part of all outputs the same.
     The recurrent layers do. A model that does something else over time, such as a mean, does not.
 
     Args:
         lifted: The model that is exported.
         inputs: Its own inputs, all with their dynamic axes.
+
+    Returns:
+        The time axis of each output that has one, by the output's number; None if padding changes
+        an output.
     """
     lengths = [name for name in lifted.accepts if name.endswith("lengths")]
-    axes = {i: axis for i, value in enumerate(inputs) for axis in _time_axes(value)}
+    axes = {
+        i: axis
+        for i, value in enumerate(inputs)
+        for axis, dimension in value.axes.items()
+        if dimension == TIME
+    }
     if len(lengths) != len(lifted.layers) or not axes:
-        return False
+        return None
     generator = torch.Generator().manual_seed(0)
     padded = [_random(value.example, generator) for value in inputs]
     first = next(iter(axes))
     time = padded[first].shape[axes[first]]
     if time < 2:
-        return False
+        return None
     short = [x.narrow(axes[i], 0, time - 1) if i in axes else x for i, x in enumerate(padded)]
     try:
         with torch.no_grad():
@@ -40,22 +50,23 @@ def pads(lifted: Lifted, inputs: Sequence[GraphInput]) -> bool:
             given = dict.fromkeys(lengths, torch.full((batch,), time - 1))
             outputs, _ = lifted(padded, given)
     except RuntimeError:  # the model takes one number of timesteps only
-        return False
-    return all(_same(*pair, time) for pair in zip(outputs, exact, strict=True))
+        return None
+    found: dict[int, int] = {}
+    for number, (whole, part) in enumerate(zip(outputs, exact, strict=True)):
+        differs = [axis for axis in range(part.ndim) if whole.shape[axis] != part.shape[axis]]
+        if len(differs) > 1:
+            return None
+        for axis in differs:
+            found[number] = axis
+        valid = whole.narrow(differs[0], 0, time - 1) if differs else whole
+        if not _same(valid, part):
+            return None
+    return found
 
 
-def _same(padded: Tensor, exact: Tensor, time: int) -> bool:
-    differs = [axis for axis in range(exact.ndim) if padded.shape[axis] != exact.shape[axis]]
-    for axis in differs:
-        if (padded.shape[axis], exact.shape[axis]) != (time, time - 1):
-            return False
-        padded = padded.narrow(axis, 0, time - 1)
+def _same(padded: Tensor, exact: Tensor) -> bool:
     largest = float(exact.abs().max()) if exact.numel() else 0.0
     return float((padded.double() - exact.double()).abs().max()) <= CLOSE * largest
-
-
-def _time_axes(value: GraphInput) -> list[int]:
-    return [axis for axis, dimension in value.axes.items() if dimension == TIME]
 
 
 def _random(example: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,8 +15,8 @@ from bnlstm_deploy.runtime.binding import Binding
 from bnlstm_deploy.runtime.cuda import preload
 from bnlstm_deploy.runtime.device import Device, using
 from bnlstm_deploy.runtime.inputs import DTYPES, Array, Value, check_feeds
+from bnlstm_deploy.runtime.options import CPU
 from bnlstm_deploy.runtime.providers import (
-    CPU,
     Provider,
     Resolved,
     check_active,
@@ -26,7 +26,10 @@ from bnlstm_deploy.runtime.providers import (
 )
 from bnlstm_deploy.runtime.state import State
 
-ERROR_SEVERITY = 3
+ERROR_SEVERITY, FATAL_SEVERITY = 3, 4
+
+FROM_CUDA = re.compile("(CUDA|CUBLAS|CUDNN|cuDNN) (failure|error|version)|cudaError|libcu")
+"""What ONNX Runtime says if it is CUDA that does not start, and not the graph that is refused."""
 
 CRASHES = ("FuseFp16InitializerToFp32NodeTransformer",)
 """Optimizers that are switched off: on a CPU this one ends the process on many float16 graphs."""
@@ -86,7 +89,8 @@ class Session:
         requested = resolve(providers, capture=self.captures)
         self.device = Device.of(requested)
         options = ort.SessionOptions()
-        options.log_severity_level = ERROR_SEVERITY
+        # A graph that cannot be captured is no error of which the log would have to tell.
+        options.log_severity_level = FATAL_SEVERITY if self.captures else ERROR_SEVERITY
         # Patterns are planned for one shape and help none of the others that sequences have.
         options.enable_mem_pattern = False
         options.intra_op_num_threads = _threads("intra_op_num_threads", intra_op_num_threads)
@@ -168,17 +172,17 @@ class Session:
             feeds |= self._state_feeds(layers[name], given)
         return feeds
 
-    def output(self, results: Mapping[str, Array]) -> Any:
+    def output(self, results: Mapping[str, Array]) -> Array | tuple[Array, ...]:
         """Return the model's own output, an array or a tuple, out of arrays by output name."""
         output = tuple(results[value.name] for value in self.outputs)
         return output[0] if len(output) == 1 else output
 
-    def state(self, results: Mapping[str, Any]) -> Any:
+    def state(self, results: Mapping[str, Any]) -> State | dict[str, State]:
         """Return the State, or that of each BNLSTM by module path, out of arrays by output name."""
         states = {}
         for entry in self.metadata.layers:
-            h, c, step = (results.get(entry.value_name(kind)) for kind in CARRIED.values())
-            states[entry.name] = State(h, c, step)
+            h, c = results[entry.value_name("h_n")], results[entry.value_name("c_n")]
+            states[entry.name] = State(h, c, results.get(entry.value_name("next_step")))
         return states.get("", states)
 
     def bind(self, batch: int, time: int) -> Binding:
@@ -210,7 +214,9 @@ class Session:
             raise RuntimeSessionError(f"ONNX Runtime failed: {str(error).strip()}") from error
         return dict(zip(names, arrays, strict=True))
 
-    def _open(self, path: Path, options: Any, requested: Resolved) -> Any:
+    def _open(
+        self, path: Path, options: ort.SessionOptions, requested: Resolved
+    ) -> ort.InferenceSession:
         if self.device.kind != "cpu":
             preload()
         try:
@@ -224,7 +230,7 @@ class Session:
                 )
         except Exception as error:  # onnxruntime's exceptions have no common base
             message = f"ONNX Runtime cannot load {path}: {str(error).strip()}"
-            if re.search("CUDA|CUDNN|cuDNN|TensorRT", str(error)):
+            if FROM_CUDA.search(str(error)):
                 message = f"{message}. {why_not(requested[0][0])}".strip()
             raise RuntimeSessionError(message) from error
 

@@ -104,3 +104,10 @@ def test_a_failed_check_is_not_recorded(folder):
 )
 def test_bad_input_is_one_message(folder, arguments, message):
     assert fails(run(folder, "verify", *arguments), message)
+
+
+def test_options_of_providers(folder):
+    result = run(folder, "bench", "m.onnx", "--providers", "cpu:device_id=0")
+    assert fails(result, "device_id")
+    result = run(folder, "bench", "m.onnx", "--providers", "cuda:tf32=1,cpu")
+    assert fails(result, "'cuda' is not part of the onnxruntime installed")
