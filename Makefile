@@ -1,7 +1,8 @@
 # make demo            convert, run and verify the trained example
 # make test            lint, types and tests, as CI runs them
+# make honest          the checker on 300 random models that are right, of which test takes 100
 # make test-cuda-stub  what the CUDA provider does with exported files, counted without a GPU
-# make launches        count it anew, and write tests/cuda_stub/launches.json and docs/gpu.md
+# make launches        count it anew: tests/cuda_stub/launches.json, docs/gpu.md, placement/measured.json
 # make test-gpu        the CUDA provider's numbers, captured and not; needs a GPU
 # make clean           remove the environments and the demo's files
 
@@ -13,7 +14,7 @@ ON_STUB := BNLSTM_CUDA_STUB=1 LD_LIBRARY_PATH=$(CURDIR)/$(STUB)/cuda_stub $(STUB
 
 GPU := .venv-gpu
 
-.PHONY: demo test test-cuda-stub test-gpu launches clean
+.PHONY: demo test honest test-cuda-stub test-gpu launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -24,9 +25,12 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=auto
 
+honest: .venv/installed
+	HONEST_MODELS=300 $(BIN)/pytest --numprocesses=auto tests/verify/test_honest.py
+
 test-cuda-stub: $(STUB)/installed
 	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
-	$(ON_STUB)/pytest tests/cuda_stub tests/runtime/test_cuda_graphs.py
+	$(ON_STUB)/pytest --numprocesses=auto tests/cuda_stub tests/runtime/test_cuda_graphs.py
 
 # Gigabytes are to be installed for it, so look for a GPU first.
 test-gpu:
@@ -36,6 +40,7 @@ test-gpu:
 launches: $(STUB)/installed
 	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
 	$(ON_STUB)/python -m tests.cuda_stub.launches
+	$(ON_STUB)/python -m tests.cuda_stub.kernels
 
 clean:
 	rm -rf .venv $(STUB) $(GPU) demo

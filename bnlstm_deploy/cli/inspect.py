@@ -95,7 +95,7 @@ def _inspect_placement(path: Path, provider: str, *, as_json: bool) -> None:
     if as_json:
         facts = {
             "provider": provider,
-            "onnxruntime": table.version,
+            "onnxruntime": {"measured": table.measured, "documented": table.version},
             "source": table.source,
             "captures": all(node.captures for node in nodes),
             "missing": missing,
@@ -112,7 +112,8 @@ def _inspect_placement(path: Path, provider: str, *, as_json: bool) -> None:
             for (op, dtypes, status, reason), count in sorted(groups.items())
         ]
         console = Console()
-        console.print(_table(f"{provider}, by the kernels of ONNX Runtime {table.version}", rows))
+        versions = f"{table.measured}, others of {table.version}"
+        console.print(_table(f"{provider}, by the kernels of ONNX Runtime {versions}", rows))
         console.print(_verdict(nodes, missing), highlight=False, soft_wrap=True)
     if missing:
         raise typer.Exit(CHECK_FAILED)

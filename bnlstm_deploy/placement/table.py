@@ -1,14 +1,16 @@
-"""The kernels of ONNX Runtime's CUDA provider, as its own documentation lists them.
+"""The kernels of ONNX Runtime's CUDA provider, as its own documentation lists them, and as found.
 
 `cuda.json` is written by tools/cuda_kernels.py from ONNX Runtime's docs/OperatorKernels.md, which
-is generated from the registered kernels.
+is generated from the registered kernels. `measured.json` is written by tests/cuda_stub/kernels.py,
+which asks a newer provider itself, of the operators that exported files have; it takes precedence.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Table:
     """The version of ONNX Runtime."""
     source: str
     """The document that says so."""
+    measured: str
+    """The version of ONNX Runtime that was asked of some operators in its place; empty if none."""
     kernels: Mapping[tuple[str, str], tuple[Kernel, ...]]
     """By domain and operator, the newest first."""
     parameters: Mapping[tuple[str, str], Parameters]
@@ -76,12 +80,27 @@ class Table:
 
 @cache
 def cuda_table() -> Table:
-    """Return the table of the CUDA provider."""
-    text = (files("bnlstm_deploy.placement") / "cuda.json").read_text(encoding="utf-8")
-    content = json.loads(text)
+    """Return the table of the CUDA provider, with what was measured in it."""
+    documented, measured = documented_table(), _read("measured.json")
+    kernels = dict(documented.kernels)
+    tried = frozenset(measured["dtypes"])
+    for op, found in measured["kernels"].items():
+        versions = {
+            int(version): {name: frozenset(dtypes) for name, dtypes in parameters.items()}
+            for version, parameters in found.items()
+        }
+        kernels["", op] = _corrected(op, kernels.get(("", op), ()), versions, tried)
+    return replace(documented, measured=measured["version"], kernels=kernels)
+
+
+@cache
+def documented_table() -> Table:
+    """Return the table of the CUDA provider as it is documented."""
+    content = _read("cuda.json")
     return Table(
         version=content["version"],
         source=content["source"],
+        measured="",
         kernels={
             (domain, op): tuple(
                 Kernel(op, domain, since, until, {n: frozenset(d) for n, d in dtypes.items()})
@@ -100,3 +119,42 @@ def cuda_table() -> Table:
         },
         cpu=frozenset((domain, op) for domain, ops in content["cpu"].items() for op in ops),
     )
+
+
+def _corrected(
+    op: str,
+    documented: tuple[Kernel, ...],
+    measured: Mapping[int, Mapping[str, frozenset[str]]],
+    tried: frozenset[str],
+) -> tuple[Kernel, ...]:
+    """Put what was measured of an operator in place of what is documented.
+
+    Args:
+        op: The operator, of ai.onnx.
+        documented: Its kernels, the newest first.
+        measured: For consecutive versions the dtypes that there are kernels for, by type parameter.
+        tried: The dtypes that were tried; of others the document is believed.
+    """
+    first, last = min(measured), max(measured)
+    kernels = [kernel for kernel in documented if kernel.since > last]
+    for version in sorted(measured, reverse=True):
+        constraints: dict[str, frozenset[str]] = {}
+        for kernel in documented:
+            if kernel.runs(version):
+                constraints |= kernel.constraints
+        for name, dtypes in measured[version].items():
+            constraints[name] = constraints.get(name, frozenset()) - tried | dtypes
+        if all(constraints.values()):
+            kernels.append(Kernel(op, "", version, version, constraints))
+    for kernel in documented:
+        if kernel.since < first:
+            until = None if kernel.until is None else min(kernel.until, first - 1)
+            kernels.append(replace(kernel, until=until))
+    return tuple(kernels)
+
+
+def _read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(
+        (files("bnlstm_deploy.placement") / name).read_text(encoding="utf-8")
+    )
+    return content

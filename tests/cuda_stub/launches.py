@@ -29,34 +29,41 @@ def dumps(rows: list[Row]) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Lay out the rows of one layer and one direction whose initial state is not given."""
+    """Lay out the rows of one layer and one direction whose initial state is not given.
+
+    Rows of several dtypes are one where they have the same numbers.
+    """
     header = (
-        "| form, folding | lengths | kernels | products | copies | waits | kernels, products "
-        "| to and from the CPU | waits | nodes on the CPU | CUDA graph |"
+        "| form, folding | dtype | lengths | kernels | products | copies | waits "
+        "| kernels, products | to and from the CPU | waits | nodes on the CPU | CUDA graph |"
     )
-    lines = [header, "|---|---|" + "---:|" * 7 + "---|---|"]
+    dtypes: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        if (row.layers, row.directions) != (1, 1) or "state" in row.given:
-            continue
-        kind = f"`{row.form}`, {row.folding}" + (f": {row.of}" if row.of else "")
-        dtype = "" if row.dtype == "float32" else f", {row.dtype}"
-        cpu = ", ".join(f"{count} {name}" for name, count in row.cpu.items())
-        step, rest = row.step, row.rest
-        cells = [
-            kind + dtype,
-            "given" if row.given else "",
-            step["kernels"],
-            step["products"],
-            step["D2D"] + step["H2D"] + step["D2H"],
-            step["waits"],
-            rest["kernels"] + rest["products"] + rest["cuDNN"],
-            rest["H2D"] + rest["D2H"],
-            rest["waits"],
-            cpu,
-            _graph(row.graph),
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        if (row.layers, row.directions) == (1, 1) and "state" not in row.given:
+            dtypes.setdefault(_cells(row), []).append(row.dtype)
+    lines = [header, "|---|---|---|" + "---:|" * 7 + "---|---|"]
+    for (kind, *cells), names in dtypes.items():
+        lines.append("| " + " | ".join([kind, ", ".join(names), *cells]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """Return the cells of a row, without the one of the dtype."""
+    step, rest = row.step, row.rest
+    cells = [
+        f"`{row.form}`, {row.folding}" + (f": {row.of}" if row.of else ""),
+        "given" if row.given else "",
+        step["kernels"],
+        step["products"],
+        step["D2D"] + step["H2D"] + step["D2H"],
+        step["waits"],
+        rest["kernels"] + rest["products"] + rest["cuDNN"],
+        rest["H2D"] + rest["D2H"],
+        rest["waits"],
+        ", ".join(f"{count} {name}" for name, count in row.cpu.items()),
+        _graph(row.graph),
+    ]
+    return tuple(map(str, cells))
 
 
 def page(text: str, rows: list[Row]) -> str:

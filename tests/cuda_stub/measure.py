@@ -81,7 +81,11 @@ def graph_of(file: File, folder: Path) -> str:
 
 
 def open_session(
-    model: Path | onnx.ModelProto, *, graph: bool = False, optimized: Path | None = None
+    model: Path | onnx.ModelProto,
+    *,
+    graph: bool = False,
+    optimized: Path | None = None,
+    plain: bool = False,
 ) -> ort.InferenceSession:
     """Load a model on the CUDA provider; nodes that it does not take go to the CPU.
 
@@ -89,11 +93,14 @@ def open_session(
         model: A file, or the model itself.
         graph: Whether runs are captured and replayed.
         optimized: Where to write the graph that is run.
+        plain: Whether it is run as it is, without optimizations.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     providers = [(CUDA, {"enable_cuda_graph": str(int(graph)), "use_tf32": "0"})]
@@ -125,10 +132,10 @@ def inserted_copies(optimized: Path) -> int:
 def feeds(file: File, given: str, time: int) -> dict[str, Any]:
     """Return inputs of a file, with the optional ones that are given."""
     streams, rows_ = file.kind.streams, file.layers * file.directions
-    dtype = np.dtype(file.dtype)
-    arrays = {"input": np.zeros((time, streams, D), dtype)}
+    arrays: dict[str, Any] = {"input": np.zeros((time, streams, D), np.float32)}
     if "state" in given:
-        arrays |= {n: np.zeros((rows_, streams, H), dtype) for n in ("initial_h", "initial_c")}
+        state = np.zeros((rows_, streams, H), np.float32)
+        arrays |= {"initial_h": state, "initial_c": state}
     if "lengths" in given:
         arrays["lengths"] = np.full(streams, time)
         arrays["lengths"][0] -= 1

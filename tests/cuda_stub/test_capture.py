@@ -25,11 +25,6 @@ UNCAPTURED = ort.RunOptions()
 UNCAPTURED.add_run_config_entry("gpu_graph_id", "-1")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("files")
-
-
 def run(session, binding, options=None):
     with counted() as results:
         session.run_with_iobinding(binding, options)

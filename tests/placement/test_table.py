@@ -3,6 +3,7 @@
 import pytest
 
 from bnlstm_deploy.placement import Kernel, cuda_table
+from bnlstm_deploy.placement.table import documented_table
 
 EVERYWHERE = [
     "Add",
@@ -52,8 +53,8 @@ def test_operators_without_bfloat16(op):
 def test_other_facts():
     assert "float16" not in dtypes("Range", "T")
     assert dtypes("MatMulInteger", "T1") == {"int8"}
-    assert "seq(float32)" in dtypes("If", "V")
     table = cuda_table()
+    assert "seq(float32)" in documented_table().kernels["", "If"][0].constraints["V"]
     assert ("", "QLinearMatMul") not in table.kernels
     assert ("com.microsoft", "DynamicQuantizeLSTM") not in table.kernels
     assert table.domains == {"", "com.microsoft"}
@@ -73,3 +74,31 @@ def test_a_kernel_without_an_end_is_for_its_first_version_only():
         "7",
         "7",
     ]
+
+
+def kernels(table, op, version):
+    return [kernel for kernel in table.kernels["", op] if kernel.runs(version)]
+
+
+def test_what_is_measured_takes_precedence():
+    documented, table = documented_table(), cuda_table()
+    assert not documented.measured
+    assert table.version == documented.version < table.measured
+    for op, version in [("Scan", 21), ("If", 23), ("Identity", 23), ("LSTM", 22), ("Pad", 19)]:
+        assert not kernels(documented, op, version)
+        (kernel,) = kernels(table, op, version)
+        assert (kernel.since, kernel.until) == (version, version)
+    (known,), (found,) = (kernels(t, "ReverseSequence", 10) for t in (documented, table))
+    assert known.constraints["T"] - found.constraints["T"] == {"bfloat16"}
+    assert "uint8" in found.constraints["T"]  # which was not tried
+
+
+def test_what_is_not_measured_is_as_documented():
+    documented, table = documented_table(), cuda_table()
+    assert table.kernels["", "Conv"] == documented.kernels["", "Conv"]
+    assert kernels(table, "Scan", 11) == kernels(documented, "Scan", 11)
+    (kernel,) = kernels(table, "If", 13)
+    assert kernel.until == 15  # what was documented as 13 to 18, of which 16 was measured
+    assert kernel.constraints == kernels(documented, "If", 13)[0].constraints
+    assert kernels(table, "If", 16)[0].constraints["B"] == {"bool"}
+    assert not kernels(table, "EyeLike", 22)

@@ -224,7 +224,7 @@ def test_a_report_is_json_and_repeats_with_its_seed(model, proto, tmp_path):
     assert json.dumps(first, allow_nan=False) == json.dumps(second)
     assert check(model, tmp_path / "m.onnx", seed=4).comparisons != report.comparisons
     assert steps[0][:2] == ("precision", 0)
-    assert {stage for stage, _, _ in steps} == {"precision", "conditions", "data"}
+    assert {stage for stage, _, _ in steps} == {"precision", "conditions"}
 
 
 class Tagger(nn.Module):
