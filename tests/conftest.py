@@ -5,7 +5,7 @@ from functools import cache
 
 import torch
 from hypothesis import HealthCheck, settings
-from torch.onnx._internal._lazy_import import onnxscript_apis
+from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
 
 # Models here are tiny: more threads only wait for each other.
 torch.set_num_threads(1)
