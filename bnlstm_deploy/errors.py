@@ -8,6 +8,10 @@
     ├── RuntimeSessionError  a graph or an execution provider that cannot be used
     ├── InputError           an argument with the wrong type, rank, size or range
     ├── VerificationError    an equivalence check that could not be carried out
+    ├── ServingError         a request that a server cannot answer
+    │   ├── OverloadedError      its queue is full or it is shutting down: try again
+    │   ├── DeadlineError        the answer was not there in time: try again
+    │   └── SequenceError        a sequence that the server does not hold, or holds busy
     └── MissingExtraError    an optional dependency that is not installed
 
 A message states what was wrong, the value seen, and the remedy. `InputError` is also a
@@ -18,12 +22,16 @@ exceptions catch them.
 __all__ = [
     "BnlstmError",
     "CheckpointError",
+    "DeadlineError",
     "ExportError",
     "FoldError",
     "InputError",
     "LayoutError",
     "MissingExtraError",
+    "OverloadedError",
     "RuntimeSessionError",
+    "SequenceError",
+    "ServingError",
     "VerificationError",
 ]
 
@@ -58,6 +66,22 @@ class InputError(BnlstmError, ValueError):
 
 class VerificationError(BnlstmError):
     """An equivalence check could not be carried out. A check that *fails* is a result instead."""
+
+
+class ServingError(BnlstmError):
+    """A server cannot answer a request."""
+
+
+class OverloadedError(ServingError):
+    """The server's queue is full, or the server is shutting down; the request may be repeated."""
+
+
+class DeadlineError(ServingError):
+    """The answer was not there in time."""
+
+
+class SequenceError(ServingError):
+    """The server does not hold this sequence: unknown, expired, or busy with another chunk."""
 
 
 class MissingExtraError(BnlstmError, ImportError):

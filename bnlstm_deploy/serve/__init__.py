@@ -1,0 +1,8 @@
+"""Serving exported files: requests that share runs, and states that the server holds."""
+
+from bnlstm_deploy.serve.engine import Engine, Tensor
+from bnlstm_deploy.serve.limits import Limits
+from bnlstm_deploy.serve.sequences import Turn
+from bnlstm_deploy.serve.stats import Execution, Stats
+
+__all__ = ["Engine", "Execution", "Limits", "Stats", "Tensor", "Turn"]

@@ -1,0 +1,162 @@
+"""Requests that wait, and which of them share a run.
+
+One thread runs what waits. While it runs, requests collect, so that under load batches fill by
+themselves; only if there is nothing to run but a batch that is not full does it wait for more.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+from typing import Any
+
+from bnlstm_deploy.errors import DeadlineError, OverloadedError
+from bnlstm_deploy.serve.limits import Limits
+
+
+@dataclass(eq=False)
+class Request:
+    """One request in the queue."""
+
+    payload: Any
+    """What the runner makes of it."""
+    streams: int
+    key: Hashable
+    """Requests of equal keys can share a run; None if with none."""
+    group: Hashable = None
+    """Requests of one group run in order, and never together; None if it has none."""
+    timeout: float = 30.0
+    """Seconds that it may wait."""
+    future: Future[Any] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """A queue and the thread that empties it, first come, first served.
+
+    The oldest request goes into every run. Others join it in the order of their arrival, if they
+    have its key and there is room. Nothing is overtaken forever, as each run takes the oldest.
+
+    Args:
+        run: Computes requests and gives each future its result; it must not raise.
+        limits: `max_batch`, `max_wait` and `max_queue` are used.
+        name: Of the thread.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[Request]], None], limits: Limits, name: str = "batcher"
+    ) -> None:
+        self._run = run
+        self._limits = limits
+        self._queue: deque[Request] = deque()
+        self._changed = Condition()
+        self._running = 0
+        self._draining = self._closed = False
+        self._thread = Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, request: Request) -> None:
+        """Put a request in the queue.
+
+        Raises:
+            OverloadedError: The queue is full, or the server is shutting down.
+        """
+        with self._changed:
+            if self._draining:
+                raise OverloadedError("the server is shutting down; ask another one")
+            if len(self._queue) >= self._limits.max_queue:
+                # those that were given up make room
+                self._queue = deque(r for r in self._queue if not r.future.cancelled())
+            if len(self._queue) >= self._limits.max_queue:
+                raise OverloadedError(
+                    f"{len(self._queue)} requests are waiting, which is max_queue; try again later"
+                )
+            self._queue.append(request)
+            self._changed.notify_all()
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Refuse new requests and answer those that wait; return whether that was done in time."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._queue and not self._running, timeout)
+
+    def close(self) -> None:
+        """Stop. What still waits is refused."""
+        with self._changed:
+            self._draining = self._closed = True
+            left, self._queue = self._queue, deque()
+            self._changed.notify_all()
+        for request in left:
+            if request.future.set_running_or_notify_cancel():
+                request.future.set_exception(OverloadedError("the server is shutting down"))
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                batch = self._next()
+                if batch is None:
+                    return
+                self._running = len(batch)
+            live = [request for request in batch if _is_live(request)]
+            if live:
+                self._run(live)
+            with self._changed:
+                self._running = 0
+                self._changed.notify_all()
+
+    def _next(self) -> list[Request] | None:
+        """Wait for the next batch and take it out of the queue; None to stop."""
+        while True:
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            if self._closed:
+                return None
+            batch = self._collect()
+            full = sum(request.streams for request in batch) >= self._limits.max_batch
+            left = self._queue[0].arrived + self._limits.max_wait - time.monotonic()
+            if full or left <= 0 or self._draining or self._queue[0].key is None:
+                taken = set(map(id, batch))
+                self._queue = deque(r for r in self._queue if id(r) not in taken)
+                return batch
+            self._changed.wait(left)
+
+    def _collect(self) -> list[Request]:
+        """Return the requests that run next: the oldest, and those that can join it."""
+        first = self._queue[0]
+        batch, room = [first], self._limits.max_batch - first.streams
+        if first.key is None:
+            return batch
+        passed = {first.group} - {None}
+        for request in list(self._queue)[1:]:
+            if room <= 0:
+                break
+            fits = request.key == first.key and request.streams <= room
+            if fits and request.group not in passed:
+                batch.append(request)
+                room -= request.streams
+            # a later chunk of the same sequence does not overtake this one, nor run with it
+            if request.group is not None:
+                passed.add(request.group)
+        return batch
+
+
+def _is_live(request: Request) -> bool:
+    """Whether somebody still waits for a request."""
+    if not request.future.set_running_or_notify_cancel():
+        return False
+    waited = time.monotonic() - request.arrived
+    if waited > request.timeout:
+        request.future.set_exception(
+            DeadlineError(
+                f"the request waited {waited:.1f} s for its run, over its limit of "
+                f"{request.timeout:g} s; try again later"
+            )
+        )
+        return False
+    return True

@@ -1,0 +1,135 @@
+"""States that the server holds: the sequence extension of the Open Inference Protocol."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+from bnlstm_deploy.errors import InputError, OverloadedError, SequenceError
+from bnlstm_deploy.metadata import CARRIED, Metadata
+from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.serve.limits import Limits
+
+
+class Turn(NamedTuple):
+    """Which chunk of which sequence a request is."""
+
+    sequence_id: int | str
+    start: bool
+    """Begins the sequence anew, whether or not there is one of this id."""
+    end: bool
+    """Is the last: its state is dropped afterwards."""
+
+
+@dataclass
+class _Held:
+    feeds: Mapping[str, Array]
+    streams: int
+    used: float
+
+
+class Sequences:
+    """The states of one model's sequences, by id.
+
+    A sequence is dropped by its last chunk, or `sequence_idle` seconds after the latest one. A
+    chunk that fails leaves the state as it was, and may be sent again. Safe to use from threads.
+
+    Args:
+        metadata: The model's.
+        limits: How many there may be, and how long they are kept.
+        clock: Seconds; replaced in tests.
+    """
+
+    def __init__(
+        self, metadata: Metadata, limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._carried = {
+            layers.value_name(given): layers.value_name(result)
+            for layers in metadata.layers
+            for given, result in CARRIED.items()
+        }
+        self._streams = all(layers.streams for layers in metadata.layers)
+        self._limits = limits
+        self._clock = clock
+        self._held: OrderedDict[int | str, _Held] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        with self._lock:
+            self._expire()
+            return len(self._held)
+
+    def check(self, turn: Turn, given: Mapping[str, Array]) -> None:
+        """Check a chunk as it arrives, and keep its sequence from expiring while it waits.
+
+        Raises:
+            InputError: The model cannot continue streams, or a state is given to a later chunk.
+        """
+        if not self._streams:
+            raise InputError(
+                "this model cannot continue a sequence: it has two directions or materialized "
+                "weights. Send whole sequences, without sequence_id"
+            )
+        states = sorted(self._carried.keys() & given.keys())
+        if states and not turn.start:
+            raise InputError(
+                f"{states[0]!r} is given for sequence {turn.sequence_id!r}, whose state the server "
+                "holds; give it with sequence_start only"
+            )
+        with self._lock:
+            self._expire()
+            if turn.sequence_id in self._held:
+                self._touch(turn.sequence_id)
+
+    def state(self, turn: Turn, streams: int) -> Mapping[str, Array]:
+        """Return what a chunk is to be fed besides its own inputs.
+
+        Raises:
+            SequenceError: There is no sequence of this id, or there is one no more.
+            OverloadedError: A new sequence is one too many.
+            InputError: The chunk has another number of streams than the sequence.
+        """
+        with self._lock:
+            self._expire()
+            held = self._held.get(turn.sequence_id)
+            if turn.start:
+                if held is None and len(self._held) >= self._limits.max_sequences:
+                    raise OverloadedError(
+                        f"{len(self._held)} sequences are held, which is max_sequences; end one, "
+                        "or carry the states in the client"
+                    )
+                return {}
+            if held is None:
+                raise SequenceError(
+                    f"there is no sequence {turn.sequence_id!r}: it was not started, was ended, or "
+                    f"had no chunk for {self._limits.sequence_idle:g} s; send it anew from its "
+                    "start, with sequence_start"
+                )
+            if held.streams != streams:
+                raise InputError(
+                    f"sequence {turn.sequence_id!r} has {held.streams} streams, this chunk "
+                    f"{streams}; they must agree"
+                )
+            return held.feeds
+
+    def keep(self, turn: Turn, streams: int, results: Mapping[str, Array]) -> None:
+        """Take over the state after a chunk that was computed."""
+        with self._lock:
+            if turn.end:
+                self._held.pop(turn.sequence_id, None)
+                return
+            feeds = {given: results[result] for given, result in self._carried.items()}
+            self._held[turn.sequence_id] = _Held(feeds, streams, self._clock())
+            self._touch(turn.sequence_id)
+
+    def _touch(self, sequence_id: int | str) -> None:
+        self._held[sequence_id].used = self._clock()
+        self._held.move_to_end(sequence_id)
+
+    def _expire(self) -> None:
+        """Drop what was not used for long; the first are those used least recently."""
+        oldest = self._clock() - self._limits.sequence_idle
+        while self._held and next(iter(self._held.values())).used < oldest:
+            self._held.popitem(last=False)

@@ -1,0 +1,138 @@
+"""Which requests share a run, in which order, and which are refused."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from bnlstm_deploy.errors import DeadlineError, OverloadedError
+from bnlstm_deploy.serve.batcher import Batcher, Request
+from bnlstm_deploy.serve.limits import Limits
+
+LIMITS = Limits(max_batch=4, max_wait=0, max_queue=8)
+
+
+class Runner:
+    """Records what runs, and holds each run up until it is let go."""
+
+    def __init__(self):
+        self.runs = []
+        self.started = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+
+    def __call__(self, requests):
+        self.runs.append([request.payload for request in requests])
+        self.started.release()
+        assert self.go.acquire(timeout=60)
+        for request in requests:
+            request.future.set_result(request.payload)
+
+
+@pytest.fixture
+def runner():
+    return Runner()
+
+
+@pytest.fixture
+def batcher(runner):
+    """A batcher that is busy with a first request, so that others collect."""
+    batcher = Batcher(runner, LIMITS)
+    batcher.put(Request("first", 1, 0))
+    assert runner.started.acquire(timeout=60)
+    yield batcher
+    runner.go.release(1000)
+    batcher.close()
+
+
+def finish(batcher, runner):
+    runner.go.release(1000)
+    assert batcher.drain(60)
+    return runner.runs[1:]
+
+
+def put(batcher, payload, streams=1, key=0, **arguments):
+    request = Request(payload, streams, key, **arguments)
+    batcher.put(request)
+    return request.future
+
+
+def test_what_collects_runs_together_in_order(batcher, runner):
+    futures = [put(batcher, number) for number in range(6)]
+    assert finish(batcher, runner) == [[0, 1, 2, 3], [4, 5]]
+    assert [future.result(0) for future in futures] == list(range(6))
+
+
+def test_the_oldest_is_in_every_run_and_others_join_by_key(batcher, runner):
+    for number in range(6):
+        put(batcher, number, key=number % 2)
+    assert finish(batcher, runner) == [[0, 2, 4], [1, 3, 5]]
+
+
+def test_streams_count_and_large_requests_are_not_passed_forever(batcher, runner):
+    for number, streams in enumerate([3, 3, 1, 9, 1, 1]):
+        put(batcher, number, streams)
+    assert finish(batcher, runner) == [[0, 2], [1, 4], [3], [5]]
+
+
+def test_requests_without_a_key_run_alone(batcher, runner):
+    for number in range(3):
+        put(batcher, number, key=None)
+    assert finish(batcher, runner) == [[0], [1], [2]]
+
+
+def test_chunks_of_a_sequence_run_one_after_the_other(batcher, runner):
+    put(batcher, "a0", group="a")
+    put(batcher, "a1", group="a")
+    put(batcher, "b0", group="b", key=1)
+    put(batcher, "b1", group="b", key=0)  # not before b0, though it has the key of the first run
+    put(batcher, "c0", group="c")
+    assert finish(batcher, runner) == [["a0", "c0"], ["a1"], ["b0"], ["b1"]]
+
+
+def test_a_full_queue_refuses_at_once(batcher, runner):
+    futures = [put(batcher, number) for number in range(8)]
+    with pytest.raises(OverloadedError, match="8 requests are waiting, which is max_queue"):
+        put(batcher, "one more")
+    futures[3].cancel()
+    put(batcher, "in its place")
+    assert finish(batcher, runner) == [[0, 1, 2, 4], [5, 6, 7, "in its place"]]
+
+
+def test_what_waited_too_long_is_not_run(batcher, runner):
+    late = put(batcher, "late", timeout=-1.0)
+    put(batcher, "in time")
+    assert finish(batcher, runner) == [["in time"]]
+    with pytest.raises(DeadlineError, match="over its limit of -1 s"):
+        late.result(0)
+
+
+def test_draining_answers_what_was_accepted_and_refuses_more(batcher, runner):
+    accepted = put(batcher, "accepted")
+    assert not batcher.drain(0)
+    with pytest.raises(OverloadedError, match="shutting down"):
+        put(batcher, "refused")
+    assert finish(batcher, runner) == [["accepted"]]
+    assert accepted.result(0) == "accepted"
+
+
+def test_closing_refuses_what_waits(runner):
+    batcher = Batcher(runner, LIMITS)
+    batcher.put(Request("first", 1, 0))
+    assert runner.started.acquire(timeout=60)
+    left = put(batcher, "left")
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    with pytest.raises(OverloadedError, match="shutting down"):
+        left.result(60)
+    runner.go.release(1000)
+    closing.join(60)
+    assert not closing.is_alive()
+
+
+def test_a_batch_that_is_not_full_waits_for_others(runner):
+    batcher = Batcher(runner, replace(LIMITS, max_wait=3600.0))
+    runner.go.release(1000)
+    futures = [put(batcher, number) for number in range(4)]
+    assert [future.result(60) for future in futures] == [0, 1, 2, 3]
+    assert runner.runs == [[0, 1, 2, 3]]
+    batcher.close()
