@@ -11,6 +11,7 @@ from bnlstm_deploy.cli.inspect import inspect
 from bnlstm_deploy.cli.layouts import layouts
 from bnlstm_deploy.cli.recalibrate import recalibrate
 from bnlstm_deploy.cli.run import run
+from bnlstm_deploy.cli.serve import serve
 from bnlstm_deploy.cli.verify import verify
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.version import __version__
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (inspect, convert, verify, run, bench, recalibrate):
+for command in (inspect, convert, verify, run, bench, recalibrate, serve):
     app.command(no_args_is_help=True)(command)
 app.add_typer(layouts)
 

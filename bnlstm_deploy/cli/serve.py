@@ -1,0 +1,108 @@
+"""bnlstm-deploy serve."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bnlstm_deploy.cli.options import Providers, Threads, split
+from bnlstm_deploy.extras import require
+
+LIMITS = "Limits"
+
+
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]MODEL.onnx...",
+            help="Exported files, or folders of them: folder/*.onnx and "
+            "folder/NAME/VERSION/*.onnx, or NAME=folder with folder/VERSION/*.onnx.",
+            show_default=False,
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="REST, metrics and page; 0 for any.")
+    ] = 8080,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0 for any.")] = 8081,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Bearer token that requests must carry. [default: BNLSTM_DEPLOY_TOKEN of the "
+            "environment, or none]",
+            show_default=False,
+        ),
+    ] = None,
+    providers: Providers = "cpu",
+    threads: Threads = None,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Streams in one run.", rich_help_panel=LIMITS)
+    ] = 64,
+    max_wait: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds that a request waits for others.", rich_help_panel=LIMITS
+        ),
+    ] = 0.002,
+    max_queue: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Requests waiting; one more is refused with 503.", rich_help_panel=LIMITS
+        ),
+    ] = 1024,
+    max_time: Annotated[
+        int, typer.Option(min=1, help="Timesteps of a request.", rich_help_panel=LIMITS)
+    ] = 16384,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to an answer.", rich_help_panel=LIMITS)
+    ] = 30.0,
+    max_sequences: Annotated[
+        int, typer.Option(min=0, help="Sequences that are held.", rich_help_panel=LIMITS)
+    ] = 10_000,
+    sequence_idle: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds without a chunk until one is dropped.", rich_help_panel=LIMITS
+        ),
+    ] = 60.0,
+    max_body: Annotated[
+        int, typer.Option(min=1, help="Bytes of a request.", rich_help_panel=LIMITS)
+    ] = 67_108_864,
+) -> None:
+    """Serve exported files: Open Inference Protocol v2 over REST and gRPC, metrics and a page.
+
+    Example: bnlstm-deploy serve digits.onnx --http-port 8080 --grpc-port 8081
+    """
+    require("kserve", extra="serve")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log is no JSON
+    from bnlstm_deploy.serve import Engine, Limits
+    from bnlstm_deploy.serve.repository import find
+    from bnlstm_deploy.serve.server import serve as run
+    from bnlstm_deploy.serve.settings import Settings, read_token
+
+    limits = Limits(
+        max_batch=max_batch,
+        max_wait=max_wait,
+        max_queue=max_queue,
+        max_time=max_time,
+        timeout=timeout,
+        max_sequences=max_sequences,
+        sequence_idle=sequence_idle,
+        max_body=max_body,
+    )
+    settings = Settings(limits, read_token(token_file))
+    engines = [
+        Engine(
+            entry.path,
+            name=entry.name,
+            version=entry.version,
+            providers=split(providers),
+            threads=threads,
+            limits=limits,
+        )
+        for entry in find(models)
+    ]
+    run(engines, settings, host=host, http_port=http_port, grpc_port=grpc_port)

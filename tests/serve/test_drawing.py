@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.serve.drawing import Drawing, path_of, read_drawing
+
+VALID = {
+    "kind": "drawing",
+    "subject": "letter",
+    "size": [2, 3],
+    "margin": 0,
+    "pen": 1.5,
+    "paper": -0.5,
+    "ink": 2.5,
+    "order": [5, 4, 3, 2, 1, 0],
+    "labels": ["a", "b"],
+}
+
+
+class Value(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+
+
+def read(folder, content, *, shape=(-1, -1, 1), answer=(-1, 2)):
+    model = folder / "letters.onnx"
+    text = content if isinstance(content, str) else json.dumps(content)
+    path_of(model).write_text(text)
+    return read_drawing(model, [Value("x", shape)], [Value("logits", answer)])
+
+
+def test_it_stands_beside_the_model():
+    assert path_of(Path("folder/letters.v2.onnx")) == Path("folder/letters.v2.page.json")
+
+
+def test_a_model_without_one(tmp_path):
+    assert read_drawing(tmp_path / "letters.onnx", [], []) is None
+
+
+@pytest.mark.parametrize("features", [1, 2, 3])
+def test_a_valid_one(tmp_path, features):
+    expected = Drawing("letter", (2, 3), 0, 1.5, -0.5, 2.5, (5, 4, 3, 2, 1, 0), ("a", "b"))
+    assert read(tmp_path, VALID, shape=(-1, -1, features)) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "sound"}, "'kind' is 'sound'; the page knows 'drawing'"),
+        ({"labels": None, "color": 1}, r"lacks \['labels'\] and has the unknown \['color'\]"),
+        ({"pen": "thick"}, "'pen' is 'thick'; write a number"),
+        ({"pen": 0}, "'pen' is 0 and 'margin' 0; a pen is wider than 0"),
+        ({"paper": float("nan")}, "'paper' is nan; write a number"),
+        ({"ink": True}, "'ink' is True; write a number"),
+        ({"margin": 0.3}, "'margin' 0.3 at both sides and 'pen' 1.5 leave no room in 2 pixels"),
+        ({"size": [6]}, r"'size' is \[6\]; write the rows and columns"),
+        ({"size": [-2, -3]}, r"'size' is \[-2, -3\]"),
+        ({"size": 6}, "'size' is not a list of integers"),
+        ({"order": [0, 1, 2, 3, 4]}, "'order' has 5 entries; a drawing of 2 x 3 pixels needs each"),
+        ({"order": [0, 1, 2, 3, 4, 4]}, "needs each of 0 to 5 once"),
+        ({"order": [0, 1, 2, 3, 4, 5.0]}, "'order' is not a list of integers"),
+        ({"labels": [1, 2]}, "'labels' is not a list of strings"),
+        ({"labels": ["a"]}, "'labels' are 1; the model's output 'logits' has 2 values"),
+        ({"subject": 8}, "'subject' is 8; write what is drawn"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, change, message):
+    content = {name: value for name, value in (VALID | change).items() if value is not None}
+    with pytest.raises(InputError, match=rf"letters\.page\.json: .*{message}.*Correct the file"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "Expecting property name"), ("[]", "it holds a list"), ("", "value")],
+)
+def test_files_that_hold_no_object(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize("shape", [(-1, -1, 4), (-1, 1), (-1, -1, -1)])
+def test_inputs_that_cannot_be_drawn(tmp_path, shape):
+    with pytest.raises(InputError, match="6 pixels need three axes, of which the last divides"):
+        read(tmp_path, VALID, shape=shape)
