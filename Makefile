@@ -47,7 +47,7 @@ clean:
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,convert,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,convert,serve,client,ray,dev]'
 	touch $@
 
 # Without the extras [cuda,cudnn], gigabytes in whose place the stubs are. The other two are headers.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     )
     from bnlstm_deploy.fold import FoldedDirection, FoldedLSTM
     from bnlstm_deploy.nn import BNLSTM, BNLSTMCell, BNLSTMModel, recalibrate
-    from bnlstm_deploy.runtime import Session, State
+    from bnlstm_deploy.runtime import Session
+    from bnlstm_deploy.state import State
 
 __all__ = [
     "BNLSTM",
@@ -43,7 +44,8 @@ _ROOMS = {
     "checkpoint": ("import_checkpoint", "load_checkpoint", "replace", "save_checkpoint"),
     "fold": ("FoldedDirection", "FoldedLSTM"),
     "nn": ("BNLSTM", "BNLSTMCell", "BNLSTMModel", "recalibrate"),
-    "runtime": ("Session", "State"),
+    "runtime": ("Session",),
+    "state": ("State",),
 }
 
 

@@ -43,12 +43,16 @@ class Digits(NamedTuple):
     """360 sequences, for the final figures alone."""
 
 
+def order() -> npt.NDArray[np.int64]:
+    """Return (64,), the pixel that is read at each timestep, counted row by row."""
+    # numpy promises to keep the random numbers of RandomState, unlike those of default_rng
+    return np.random.RandomState(PERMUTATION_SEED).permutation(LENGTH)
+
+
 def load() -> Digits:
     """Return the data set, the same at every call; scikit-learn brings the images along."""
     images, labels = load_digits(return_X_y=True)  # (1797, 64) in 0..16 and (1797,)
-    # numpy promises to keep the random numbers of RandomState, unlike those of default_rng
-    order = np.random.RandomState(PERMUTATION_SEED).permutation(LENGTH)
-    x = (images[:, order, None] / 16).astype(np.float32)
+    x = (images[:, order(), None] / 16).astype(np.float32)
     y = labels.astype(np.int64)
     x, x_test, y, y_test = train_test_split(
         x, y, test_size=360, stratify=y, random_state=SPLIT_SEED

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from bnlstm_deploy.atomic import replacing
@@ -25,7 +24,6 @@ app = typer.Typer(add_completion=False)
 
 def drawing() -> Drawing:
     """Return how a drawn digit becomes a sequence of `tools.digits`."""
-    order = np.random.RandomState(digits.PERMUTATION_SEED).permutation(digits.LENGTH)
     return Drawing(
         subject="digit",
         size=(8, 8),
@@ -33,7 +31,7 @@ def drawing() -> Drawing:
         pen=PEN,
         paper=0.0,
         ink=1.0,
-        order=tuple(order.tolist()),
+        order=tuple(digits.order().tolist()),
         labels=tuple(map(str, range(digits.CLASSES))),
     )
 

@@ -68,6 +68,16 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE", help="Also write the result as a page.", show_default=False),
     ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Check what a server makes of MODEL.onnx, http://HOST:PORT/v2/models/NAME: whole "
+            "sequences, and streams with their state here and there. A bearer token is taken from "
+            "BNLSTM_DEPLOY_TOKEN.",
+            show_default=False,
+        ),
+    ] = None,
     bundle: Annotated[
         Path | None,
         typer.Option(
@@ -117,8 +127,9 @@ def verify(
             ratio_limit=ratio,
             seed=seed,
             bundle=bundle,
+            endpoint=endpoint,
         )
-        if record and report.passed:
+        if record and report.passed and endpoint is None:  # it says what the file itself computes
             from bnlstm_deploy.verify import record as write_record
 
             write_record(report, model)
@@ -146,6 +157,7 @@ def run_check(
     ratio_limit: float = 4.0,
     seed: int = 0,
     bundle: Path | None = None,
+    endpoint: str | None = None,
 ) -> "Report":
     """Run the check with a progress bar."""
     from bnlstm_deploy.verify import sample_like
@@ -165,6 +177,7 @@ def run_check(
             ratio_limit=ratio_limit,
             seed=seed,
             bundle=bundle,
+            endpoint=endpoint,
             progress=lambda stage, done, total: bar.update(
                 task, description=f"Verifying: {stage}", completed=done, total=total
             ),

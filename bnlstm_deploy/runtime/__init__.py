@@ -7,6 +7,6 @@ require("onnxruntime", extra="cpu")
 from bnlstm_deploy.runtime.binding import Binding  # noqa: E402
 from bnlstm_deploy.runtime.buckets import Buckets  # noqa: E402
 from bnlstm_deploy.runtime.session import Session  # noqa: E402
-from bnlstm_deploy.runtime.state import State  # noqa: E402
+from bnlstm_deploy.state import State  # noqa: E402
 
 __all__ = ["Binding", "Buckets", "Session", "State"]

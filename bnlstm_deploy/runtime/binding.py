@@ -12,7 +12,7 @@ from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.metadata import CARRIED
 from bnlstm_deploy.runtime.device import Buffer, using
 from bnlstm_deploy.runtime.inputs import Array, Value, check_feeds
-from bnlstm_deploy.runtime.state import State
+from bnlstm_deploy.state import State
 
 if TYPE_CHECKING:
     from bnlstm_deploy.runtime.session import Session

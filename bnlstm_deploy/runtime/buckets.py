@@ -19,7 +19,7 @@ from bnlstm_deploy.runtime.binding import Binding
 from bnlstm_deploy.runtime.files import by_length, check_one_model, obstacle, open_files
 from bnlstm_deploy.runtime.inputs import Array, check_feeds
 from bnlstm_deploy.runtime.providers import Provider
-from bnlstm_deploy.runtime.state import State
+from bnlstm_deploy.state import State
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ from bnlstm_deploy.runtime.providers import (
     resolve,
     why_not,
 )
-from bnlstm_deploy.runtime.state import State
+from bnlstm_deploy.state import State
 
 ERROR_SEVERITY, FATAL_SEVERITY = 3, 4
 

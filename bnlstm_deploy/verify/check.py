@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from bnlstm_deploy.checkpoint import state_sha256
-from bnlstm_deploy.errors import RuntimeSessionError, VerificationError
+from bnlstm_deploy.errors import InputError, RuntimeSessionError, VerificationError
 from bnlstm_deploy.export.lifted import recurrent_layers
 from bnlstm_deploy.fold import fold
 from bnlstm_deploy.metadata import RecurrentLayers
@@ -38,6 +39,9 @@ from bnlstm_deploy.verify.search import check_worst_case
 from bnlstm_deploy.verify.structure import check_structure
 from bnlstm_deploy.version import __version__
 
+if TYPE_CHECKING:
+    from bnlstm_deploy.verify.endpoint import Endpoint
+
 
 def verify(
     model: nn.Module,
@@ -51,6 +55,7 @@ def verify(
     seed: int = 0,
     isolated: bool = True,
     bundle: str | Path | None = None,
+    endpoint: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Check that an exported graph computes what its training model computes.
@@ -87,6 +92,9 @@ def verify(
         isolated: Whether each provider runs in a process of its own, so that its crash is a result.
         bundle: A folder to make if the check fails, which reproduces the failure: see
             `bnlstm_deploy.verify.bundle`.
+        endpoint: Of a served model, `http://HOST:PORT/v2/models/NAME`: it is checked in the place
+            of the file, which is to be the one that is served; see `bnlstm_deploy.verify.endpoint`.
+            The only provider is for what still runs here, a diagnosis.
         progress: Called with the stage, the number of its cases done, and of all of them.
 
     Returns:
@@ -95,23 +103,39 @@ def verify(
     Raises:
         VerificationError: The graph is of a model with other layers, or `sample` is missing.
         FoldError: The model cannot be folded.
-        InputError: The data cannot be read, or does not fit the graph; or `bundle` exists.
+        InputError: The data cannot be read, or does not fit the graph; `bundle` exists, or is of an
+            endpoint; the endpoint is no address, or its server refuses a case by its limits.
+        ServingError: The endpoint cannot be reached, or does not answer.
         RuntimeSessionError: The file or a provider cannot be used.
     """
     path = Path(path)
     if not providers:
         raise RuntimeSessionError("providers is []; pass at least one, such as 'cpu'")
+    if endpoint is not None and (len(providers) > 1 or bundle is not None):
+        raise InputError(
+            f"providers is {list(providers)} and bundle is {bundle} with an endpoint; pass one "
+            "provider and no bundle, which reruns a file and not a server"
+        )
     if bundle is not None:
         check_free(Path(bundle))
     show = progress or (lambda stage, done, total: None)
-    with runnable(path, providers) as run_path, _graphs(run_path, providers, isolated) as graphs:
+    with (
+        runnable(path, providers) as run_path,
+        _graphs(run_path, providers, isolated) as local,
+        _served(endpoint, local) as served,
+    ):
+        graphs = local if served is None else {served.url: served}
         graph = next(iter(graphs.values()))
         _check_same_layers(recurrent_layers(model), graph.metadata.layers)
         generator = np.random.default_rng(seed)
         draw = Draw(graph, sample or default_sample(model), generator)
         structure = check_structure(model, path, graph)
         checker = Checker(model, graphs, seed)
-        _check_cases(checker, draw, generator, show)
+        if served is not None:
+            structure += served.findings
+            if not served.alike:
+                checker.graphs.clear()
+        _check_cases(checker, draw, generator, served, show)
         steps = graph.metadata.length or min(graph.metadata.steps + 1, LONGEST)
         show("conditions", 0, 1)
         check_conditions(checker, draw, steps)
@@ -151,9 +175,10 @@ def _check_cases(
     checker: Checker,
     draw: Draw,
     generator: np.random.Generator,
+    served: "Endpoint | None",
     show: Callable[[str, int, int], None],
 ) -> None:
-    """Measure lengths, batches, states, start steps and chunks."""
+    """Measure lengths, batches, states, start steps and chunks, with the server's states too."""
     metadata = checker.graph.metadata
     cases = make_cases(
         metadata.steps,
@@ -168,7 +193,22 @@ def _check_cases(
         if case.chunks and not _streams(checker, trial):
             continue  # the model does more over time than its BNLSTM: it has no streaming form
         checker.measure("precision", trial)
+        if case.chunks and served is not None:
+            label = f"{case}, state on the server"
+            checker.measure("precision", trial, label=label, run_with=served.in_sequence(trial))
     show("precision", len(cases), len(cases))
+
+
+@contextlib.contextmanager
+def _served(url: str | None, graphs: Mapping[str, Graph]) -> Iterator["Endpoint | None"]:
+    """Open the endpoint that is to be checked in the place of the file, if there is one."""
+    if url is None:
+        yield None
+        return
+    from bnlstm_deploy.verify.endpoint import Endpoint  # noqa: PLC0415 (it needs the extra client)
+
+    with Endpoint(url, next(iter(graphs.values()))) as served:
+        yield served
 
 
 @contextlib.contextmanager

@@ -236,12 +236,13 @@ class Checker:
 
 def converting(graph: Graph) -> Run:
     """Return a function that runs a graph on feeds in the dtypes that it takes."""
+    return lambda feeds: graph.run(converted(graph, feeds))
+
+
+def converted(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Return feeds in the dtypes that a graph takes."""
     dtypes = {value.name: value.dtype for value in (*graph.inputs, *graph.state_inputs)}
-
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        return graph.run({n: a.astype(dtypes[n] or a.dtype) for n, a in feeds.items()})
-
-    return run
+    return {name: array.astype(dtypes[name] or array.dtype) for name, array in feeds.items()}
 
 
 def _off_by_an_ulp(array: Array, generator: np.random.Generator) -> Array:

@@ -89,7 +89,7 @@ class Trial:
         """
         pieces: list[dict[str, Array]] = []
         state: dict[str, Array] = {}
-        for feeds in self.feeds if len(self.feeds) > 1 else self._cut():
+        for feeds in self.chunks():
             results = run({**feeds, **state})
             pieces.append(results)
             state = {
@@ -97,6 +97,14 @@ class Trial:
                 for entry in self.graph.metadata.layers
                 for into, out in CARRIED.items()
             }
+        return self.joined(pieces)
+
+    def chunks(self) -> Sequence[Mapping[str, Array]]:
+        """Return the inputs of each chunk, without states."""
+        return self.feeds if len(self.feeds) > 1 else list(self._cut())
+
+    def joined(self, pieces: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """Join what each chunk gave."""
         joined = dict(pieces[-1])
         for value in self.graph.outputs:
             parts = [piece[value.name] for piece in pieces]

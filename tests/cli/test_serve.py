@@ -8,9 +8,6 @@ from dataclasses import fields
 
 import pytest
 
-pytest.importorskip("kserve")
-pytest.importorskip("tritonclient")
-
 from bnlstm_deploy.cli.serve import serve
 from bnlstm_deploy.serve import Limits
 from tests.serve.servers import COMMAND, export_small, running

@@ -1,27 +1,10 @@
 """Exported files that the tests here serve, each written once."""
 
-from importlib.util import find_spec
-
 import pytest
 
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from tests.models import randomize
-
-SERVER = [
-    "test_app.py",
-    "test_faults.py",
-    "test_guard.py",
-    "test_page.py",
-    "test_rpc.py",
-    "test_server.py",
-    "test_settings.py",
-]
-"""Tests of the server, whose libraries are in no environment of the Makefile yet."""
-
-INSTALLED = all(find_spec(module) for module in ("kserve", "playwright", "tritonclient"))
-
-collect_ignore = [] if INSTALLED else SERVER
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a stream carries from one chunk to the next."""
+"""What a stream carries from one chunk to the next, in this process or from a server."""
 
 from dataclasses import dataclass
 
