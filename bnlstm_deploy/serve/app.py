@@ -16,8 +16,11 @@ from kserve.errors import ModelNotFound, ModelNotReady, ServerNotReady
 from kserve.protocol.rest.v2_datamodels import ModelMetadataResponse, ModelReadyResponse
 from kserve.protocol.rest.v2_endpoints import V2Endpoints
 from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
+from starlette.routing import Mount, Route
 
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.serve import page
@@ -57,7 +60,7 @@ ANSWERED = (
 """Errors that are answers."""
 
 
-def create_app(engines: Iterable[Engine], settings: Settings) -> FastAPI:
+def create_app(engines: Iterable[Engine], settings: Settings) -> Starlette:
     """Return the REST application of some models: protocol, metrics and page.
 
     It starts and stops nothing: who calls this warms the engines up, drains and closes them. Its
@@ -76,18 +79,24 @@ def create_app(engines: Iterable[Engine], settings: Settings) -> FastAPI:
     )
     plane = Plane(engines)
     records = Records(plane)
-    app.state.plane, app.state.records = plane, records
     endpoints = _Endpoints(plane, records)
-    # Plain routes, and first: FastAPI would read the body by its own rules, and find nothing else.
-    for model in MODELS:
-        app.add_route(f"/v2{model}/infer", endpoints.infer, methods=["POST"])
     app.include_router(_protocol(endpoints))
     app.include_router(_metrics(records))
     app.include_router(page.router(plane.engines))
     for kind in ANSWERED:
         app.add_exception_handler(kind, _answer)
-    app.add_middleware(Guard, settings=settings, open_paths=OPEN_PATHS, refused=records.refused)
-    return app
+    # Before FastAPI: it would read the body by its own rules, and costs as much as the rest.
+    infer = [Route(f"/v2{model}/infer", endpoints.infer, methods=["POST"]) for model in MODELS]
+    app.router.routes.extend(infer)  # which other methods get to, to be told so
+    front = Starlette(
+        routes=[*infer, Mount("/", app)],
+        middleware=[
+            Middleware(Guard, settings=settings, open_paths=OPEN_PATHS, refused=records.refused)
+        ],
+        exception_handlers=dict.fromkeys(ANSWERED, _answer),
+    )
+    front.state.plane, front.state.records = plane, records
+    return front
 
 
 class _Endpoints(V2Endpoints):  # type: ignore[misc]  # kserve has no types
@@ -120,11 +129,10 @@ class _Endpoints(V2Endpoints):  # type: ignore[misc]  # kserve has no types
         try:
             with self.records.request("rest", model_name, model_version) as record:
                 record.id = request.headers.get("x-request-id") or str(uuid.uuid4())
-                alias = key(model_name, model_version)
-                await self.dataplane.check(alias)
+                model = self.dataplane.open_model(key(model_name, model_version))
                 asked = read_request(await request.body(), request.headers, model_name)
                 asked.id = record.id = asked.id or record.id
-                response, _ = await _unless_gone(request, self.dataplane.infer(alias, asked))
+                response = await _unless_gone(request, model.predict(asked))
                 body, headers = write_response(asked, response)
                 return Response(body, headers=headers)
         except Exception as error:

@@ -19,7 +19,7 @@ from bnlstm_deploy.serve.batcher import Batcher, Request
 from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.serve.merge import Merger, Size
 from bnlstm_deploy.serve.sequences import Sequences, Turn
-from bnlstm_deploy.serve.stats import RECENT, Execution, Stats
+from bnlstm_deploy.serve.stats import RECENT, Durations, Execution, Stats
 
 DATATYPES = {
     "float32": "FP32",
@@ -103,7 +103,7 @@ class Engine:
         self._sequences = Sequences(self.metadata, self.limits)
         self._lock = threading.Lock()
         self._requests = self._executions = self._inferences = 0
-        self._queue_seconds = self._compute_seconds = 0.0
+        self._queue_seconds, self._compute_seconds = Durations(), Durations()
         self._failures: Counter[str] = Counter()
         self._recent: deque[Execution] = deque(maxlen=RECENT)
         self._batcher = Batcher(self._answer, self.limits, f"engine {self.name}")
@@ -173,8 +173,8 @@ class Engine:
                 self._requests,
                 self._executions,
                 self._inferences,
-                self._queue_seconds,
-                self._compute_seconds,
+                self._queue_seconds.histogram(),
+                self._compute_seconds.histogram(),
                 dict(self._failures),
                 len(self._batcher),
                 len(self._sequences),
@@ -251,8 +251,9 @@ class Engine:
         with self._lock:
             self._executions += 1
             self._inferences += streams
-            self._queue_seconds += sum(waits)
-            self._compute_seconds += ended - started
+            for wait in waits:
+                self._queue_seconds.add(wait)
+            self._compute_seconds.add(ended - started)
             self._recent.append(Execution(time.time(), max(waits), ended - started, streams))
         return answers
 

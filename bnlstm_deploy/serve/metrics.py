@@ -1,29 +1,36 @@
 """What the engines did, as Prometheus reads it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bnlstm_deploy.serve.engine import Engine
+from bnlstm_deploy.serve.stats import BOUNDS
 
 LABELS = ("model", "version")
-
-SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-"""Bounds of histograms of a request's seconds."""
 
 COUNTERS = {
     "executions": "Runs of a model's graph.",
     "inferences": "Streams in these runs; divided by executions, the mean batch.",
-    "queue_seconds": "How long requests waited for their runs.",
-    "compute_seconds": "How long the runs took.",
 }
 GAUGES = {
     "queued": "Requests that wait.",
     "sequences": "Sequences whose states are held.",
 }
+HISTOGRAMS = {
+    "queue_seconds": "How long each request waited for its run.",
+    "compute_seconds": "How long each run took.",
+}
 """Fields of an engine's Stats, and what they are."""
+
+LE = tuple(map(str, (*BOUNDS, "+Inf")))
 
 
 class EngineCollector(Collector):
@@ -49,3 +56,9 @@ class EngineCollector(Collector):
                 for labels, values in stats.items():
                     metric.add_metric(labels, getattr(values, field))
                 yield metric
+        for field, text in HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(f"bnlstm_{field}", text, labels=LABELS)
+            for labels, values in stats.items():
+                counts, total = getattr(values, field)
+                histogram.add_metric(labels, list(zip(LE, accumulate(counts), strict=True)), total)
+            yield histogram

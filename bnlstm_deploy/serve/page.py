@@ -57,7 +57,7 @@ def router(engines: Sequence[Engine]) -> APIRouter:
     drawings = [read_drawing(e.path, e.inputs, e.outputs) for e in engines]
     routes = APIRouter(include_in_schema=False)
 
-    @routes.get("/")
+    @routes.api_route("/", methods=["GET", "HEAD"])
     def index() -> Response:
         return _file(files["index.html"])
 

@@ -13,8 +13,9 @@ from prometheus_client.process_collector import ProcessCollector
 
 from bnlstm_deploy.serve.faults import Fault, fault_of
 from bnlstm_deploy.serve.logs import LOGGER, log
-from bnlstm_deploy.serve.metrics import LABELS, SECONDS, EngineCollector
+from bnlstm_deploy.serve.metrics import LABELS, EngineCollector
 from bnlstm_deploy.serve.plane import Plane, key
+from bnlstm_deploy.serve.stats import BOUNDS
 
 MAX_ID = 128
 """Characters of a request's id in logs."""
@@ -61,7 +62,7 @@ class Records:
             "bnlstm_request_seconds",
             "From a request's header to its answer, of those answered without an error.",
             LABELS,
-            buckets=SECONDS,
+            buckets=BOUNDS,
             registry=self.registry,
         )
         for engine in plane.engines:

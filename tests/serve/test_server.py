@@ -149,8 +149,9 @@ def test_the_page_and_metrics_are_there(server):
     assert grown(f"bnlstm_inferences_total{labels}") == 2
     assert grown(f"bnlstm_executions_total{labels}") == 1
     assert grown(f"bnlstm_request_seconds_count{labels}") == 1
-    assert grown(f"bnlstm_queue_seconds_total{labels}") > 0
-    assert grown(f"bnlstm_compute_seconds_total{labels}") > 0
+    for name in ("bnlstm_queue_seconds", "bnlstm_compute_seconds"):
+        assert grown(f"{name}_sum{labels}") > 0
+        assert grown(f"{name}_count{labels}") == 1
     failures = "bnlstm_request_failures_total"
     assert grown(f'{failures}{{model="small",reason="invalid",version="1"}}') == 1
     assert grown(f'{failures}{{model="",reason="unknown_model",version=""}}') == 1
