@@ -145,16 +145,22 @@ async def _unless_gone(request: Request, call: Coroutine[object, object, T]) -> 
     Raises:
         ClientDisconnect: The client has left.
     """
-    task = asyncio.ensure_future(call)
-    gone = asyncio.ensure_future(request.receive())  # the body is read: what comes is the end
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
+    task = asyncio.current_task()
+    assert task is not None
+
+    async def watch() -> None:
+        await request.receive()  # the body is read: what comes is the end
         task.cancel()
-        gone.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await call
+    except asyncio.CancelledError:
+        if watcher.done() and not task.uncancel():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watcher.cancel()
 
 
 def _protocol(endpoints: _Endpoints) -> APIRouter:

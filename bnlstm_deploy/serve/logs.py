@@ -1,9 +1,10 @@
 """Logs of a server: one JSON object a line on stderr, and never a tensor's data."""
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
+
+import orjson
 
 LOGGER = logging.getLogger("bnlstm_deploy.serve")
 
@@ -24,11 +25,15 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str)
+        return orjson.dumps(fields, default=str).decode()
 
 
 def configure() -> None:
     """Send the logs of this process to stderr as JSON."""
+    # What no line has is not looked up for each: a line a request is a tenth of its time.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging.logAsyncioTasks = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
