@@ -4,6 +4,7 @@
 # make test-cuda-stub  what the CUDA provider does with exported files, counted without a GPU
 # make launches        count it anew: tests/cuda_stub/launches.json, docs/gpu.md, placement/measured.json
 # make test-gpu        the CUDA provider's numbers, captured and not; needs a GPU
+# make test-triton     exported files on a real tritonserver
 # make clean           remove the environments and the demo's files
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -13,8 +14,9 @@ STUB := .venv-cuda-stub
 ON_STUB := BNLSTM_CUDA_STUB=1 LD_LIBRARY_PATH=$(CURDIR)/$(STUB)/cuda_stub $(STUB)/bin
 
 GPU := .venv-gpu
+TRITON := .venv-triton
 
-.PHONY: demo test honest test-cuda-stub test-gpu launches clean
+.PHONY: demo test honest test-cuda-stub test-gpu test-triton launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -37,13 +39,17 @@ test-gpu:
 	@if nvidia-smi --list-gpus > /dev/null 2>&1; then $(MAKE) $(GPU)/installed && $(GPU)/bin/pytest tests/gpu; \
 	else echo "make test-gpu: skipped, nvidia-smi finds no GPU on this machine"; fi
 
+test-triton: .venv/installed $(TRITON)/installed
+	$(BIN)/python -m tests.triton.make $(TRITON)/models
+	$(TRITON)/bin/pytest --confcutdir=tests/triton tests/triton
+
 launches: $(STUB)/installed
 	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
 	$(ON_STUB)/python -m tests.cuda_stub.launches
 	$(ON_STUB)/python -m tests.cuda_stub.kernels
 
 clean:
-	rm -rf .venv $(STUB) $(GPU) demo
+	rm -rf .venv $(STUB) $(GPU) $(TRITON) demo
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -55,6 +61,12 @@ $(STUB)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(STUB)
 	$(STUB)/bin/pip install --quiet --constraint constraints.txt --editable '.[convert,dev]' \
 		onnxruntime-gpu nvidia-cuda-crt nvidia-cuda-runtime
+	touch $@
+
+# The server is in the wheel of nvidia-pytriton, which needs another numpy.
+$(TRITON)/installed: tests/triton/requirements.txt
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet --requirement $<
 	touch $@
 
 # torch's CUDA build is what PyPI has for Linux.

@@ -33,7 +33,6 @@ def configure() -> None:
     # What no line has is not looked up for each: a line a request is a tenth of its time.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.logAsyncioTasks = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

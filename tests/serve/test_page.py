@@ -151,6 +151,12 @@ def test_the_browser_may_read_from_the_server_only(client):
     assert client.get("/page/page.js").headers["content-type"].startswith("text/javascript")
 
 
+def test_whether_the_page_is_there_can_be_asked(client):
+    answer = client.runner.run(client.http.head("/"))
+    assert answer.status_code == 200
+    assert not answer.content
+
+
 @pytest.mark.parametrize("name", ["nothing.js", "..%2Fpage.py", "../page.py", "%2Fetc%2Fpasswd"])
 def test_files_that_are_not_the_page_s(client, name):
     assert client.get(f"/page/{name}").status_code == 404
