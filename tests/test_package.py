@@ -11,7 +11,10 @@ import bnlstm_deploy
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.version import __version__
 
-ROOMS = ("checkpoint", "nn", "fold", "export", "runtime", "serve", "verify", "placement", "cli")
+ROOMS = (
+    *("checkpoint", "nn", "fold", "export", "runtime", "verify", "placement"),
+    *("serve", "client", "deploy", "cli"),
+)
 
 
 def test_every_public_name_is_there():
@@ -42,9 +45,11 @@ MAY_IMPORT = {
     "fold": {"nn"},
     "export": {"nn", "fold", "checkpoint"},
     "runtime": set(),
-    "verify": {"nn", "fold", "checkpoint", "export", "runtime"},
+    "verify": {"nn", "fold", "checkpoint", "export", "runtime", "client"},
     "placement": set(),
     "serve": {"runtime"},
+    "client": set(),
+    "deploy": {"runtime", "serve"},
     "cli": {*ROOMS},
 }
 """The arrows of the architecture: what each room may import from."""
@@ -66,7 +71,7 @@ def test_imports_follow_the_arrows(room):
             parts = module.split(".")
             if parts[0] == "bnlstm_deploy" and len(parts) > 1 and parts[1] in ROOMS:
                 assert parts[1] in MAY_IMPORT[room] | {room}, f"{path.name} imports {module}"
-            if room in {"runtime", "serve"}:
+            if room in {"runtime", "serve", "client", "deploy"}:
                 assert parts[0] not in ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors")
 
 

@@ -19,7 +19,8 @@ process (`ru_maxrss`), the parts of libraries that are first touched then includ
 process of its own, forked from a server that has imported the libraries and done nothing else: one
 started by the measuring process would inherit its peak.
 
-With --forms the graph forms are measured against each other instead: see `tools.forms`.
+With --forms the graph forms are measured against each other instead: see `tools.forms`. With
+--serving it is a server that batches against one that does not: see `tools.serving`.
 
 Export times include drawing the weights, and the first one loading torch's exporter.
 
@@ -51,6 +52,7 @@ from bnlstm_deploy.runtime.providers import resolve
 from tools import peers
 from tools.forms import VARIANTS, FormCase, forms_table, measure_variants
 from tools.peers import Run, Setup, Size
+from tools.serving import ServingCase, measure_serving, serving_table
 
 SIZES = ["1,784,1,100", "32,784,1,100", "1,100,64,256", "32,100,50,512", "1,100,50,1000"]
 THREADS = [1, 2]
@@ -103,6 +105,11 @@ def benchmark(
     forms: Annotated[
         bool, typer.Option("--forms", help="Measure the graph forms against each other instead.")
     ] = False,
+    serving: Annotated[
+        bool,
+        typer.Option("--serving", help="Measure a server with and without batching instead."),
+    ] = False,
+    clients: Annotated[int, typer.Option(help="Of the servers, with --serving.")] = 64,
     variants: Annotated[
         list[str], typer.Option("--variant", help="Of the model, with --forms. Repeatable.")
     ] = VARIANT_NAMES,
@@ -113,7 +120,8 @@ def benchmark(
         resolve((provider,))
     except (InputError, RuntimeSessionError) as error:
         fail(str(error), code=2)
-    for option, value, least in (("--threads", min(threads), 1), ("--seed", seed, 0)):
+    least_values = (("--threads", min(threads), 1), ("--seed", seed, 0), ("--clients", clients, 1))
+    for option, value, least in least_values:
         if value < least:
             fail(f"{option} is {value}; pass at least {least}", code=2)
     unknown = set(variants) - set(VARIANTS)
@@ -127,13 +135,18 @@ def benchmark(
         )
     if forms and provider != "cpu":
         fail(f"--provider is {provider!r}; the forms are measured on the CPU", code=2)
+    if serving and (forms or provider != "cpu"):
+        fail("--serving is measured on the CPU, and without --forms", code=2)
     if json_path is not None and not json_path.parent.is_dir():
         fail(f"--json: the folder {json_path.parent} does not exist; create it first", code=2)
 
-    cases: list[Case] | list[FormCase]
+    cases: list[Case] | list[FormCase] | list[ServingCase]
     # auto_refresh would start a thread, which takes time from the peers.
     with Progress(console=Console(stderr=True), auto_refresh=False) as progress:
-        if forms:
+        if serving:
+            cases = [measure_serving(size, clients, seed, seconds, progress) for size in parsed]
+            tables = [serving_table(case) for case in cases]
+        elif forms:
             cases = measure_variants(variants, parsed, threads, seed, seconds, progress)
             tables = [forms_table(cases, number) for number in threads]
         else:

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from bnlstm_deploy.cli.bench import bench
 from bnlstm_deploy.cli.convert import convert
+from bnlstm_deploy.cli.deploy import deploy
 from bnlstm_deploy.cli.inspect import inspect
 from bnlstm_deploy.cli.layouts import layouts
 from bnlstm_deploy.cli.recalibrate import recalibrate
@@ -30,6 +31,7 @@ app = typer.Typer(
 for command in (inspect, convert, verify, run, bench, recalibrate, serve):
     app.command(no_args_is_help=True)(command)
 app.add_typer(layouts)
+app.add_typer(deploy)
 
 
 def _print_version(requested: bool) -> None:

@@ -1,0 +1,232 @@
+"""bnlstm-deploy deploy: exported files on other servers and on clusters."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.cli.deploy_ray import ray
+from bnlstm_deploy.cli.options import Force, Model, Threads
+from bnlstm_deploy.deploy.names import check_name
+from bnlstm_deploy.deploy.triton_config import Backend, Instance, Options, Strategy
+from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.extras import require
+
+if TYPE_CHECKING:
+    from bnlstm_deploy.deploy.interface import Interface
+
+DEFAULT = Options()
+BATCHES, STREAMS = "Batches", "Streams"
+
+deploy = typer.Typer(
+    name="deploy",
+    help="Deploy exported files on other servers and on clusters.",
+    no_args_is_help=True,
+)
+deploy.command("ray", no_args_is_help=True)(ray)
+
+Name = Annotated[
+    str | None,
+    typer.Option(help="The model's name. [default: that of the file]", show_default=False),
+]
+
+
+@deploy.command("triton", no_args_is_help=True)
+def triton(
+    model: Model,
+    repository: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="The model repository, into which the model's folder goes.",
+            show_default=False,
+        ),
+    ],
+    name: Name = None,
+    backend: Annotated[
+        Backend,
+        typer.Option(
+            help="What runs it: Triton's ONNX Runtime, or its Python with onnxruntime installed."
+        ),
+    ] = DEFAULT.backend,
+    sequence: Annotated[
+        bool | None,
+        typer.Option(
+            "--sequence/--no-sequence",
+            help="Streams, whose states Triton keeps, or whole sequences. [default: streams, if "
+            "the file can continue them]",
+            show_default=False,
+            rich_help_panel=STREAMS,
+        ),
+    ] = None,
+    strategy: Annotated[
+        Strategy,
+        typer.Option(
+            help="oldest: any ready streams make a batch. direct: each stream has its own place "
+            "in the batch, so there are --max-batch of them.",
+            rich_help_panel=STREAMS,
+        ),
+    ] = DEFAULT.strategy,
+    max_sequences: Annotated[
+        int,
+        typer.Option(help="Streams at a time in each instance.", rich_help_panel=STREAMS),
+    ] = DEFAULT.max_sequences,
+    sequence_idle: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without a chunk until one is forgotten.", rich_help_panel=STREAMS
+        ),
+    ] = DEFAULT.sequence_idle,
+    max_batch: Annotated[
+        int, typer.Option(help="Streams in one run.", rich_help_panel=BATCHES)
+    ] = DEFAULT.max_batch,
+    preferred_batch: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="A batch that waits for no others; repeatable.",
+            show_default=False,
+            rich_help_panel=BATCHES,
+        ),
+    ] = None,
+    max_wait: Annotated[
+        float,
+        typer.Option(help="Seconds that a request waits for others.", rich_help_panel=BATCHES),
+    ] = DEFAULT.max_wait,
+    lengths: Annotated[
+        bool,
+        typer.Option(
+            "--lengths",
+            help="Clients pad to a common time, and pass the valid timesteps as `lengths` (N, 1).",
+            rich_help_panel=BATCHES,
+        ),
+    ] = False,
+    instance: Annotated[
+        Instance, typer.Option(help="Where an instance of the model runs.")
+    ] = DEFAULT.instance,
+    instances: Annotated[
+        int, typer.Option(help="How many there are, on each GPU if they run there.")
+    ] = DEFAULT.instances,
+    threads: Threads = None,
+    force: Force = False,
+) -> None:
+    """Write a model repository for Triton Inference Server.
+
+    Example: bnlstm-deploy deploy triton digits.onnx -o repository
+    """
+    from bnlstm_deploy.deploy.interface import describe
+    from bnlstm_deploy.deploy.triton import write_repository
+    from bnlstm_deploy.deploy.triton_config import configuration
+    from bnlstm_deploy.runtime import Session
+
+    options = Options(
+        backend=backend,
+        strategy=strategy,
+        max_batch=max_batch,
+        preferred_batches=tuple(preferred_batch or ()),
+        max_wait=max_wait,
+        max_sequences=max_sequences,
+        sequence_idle=sequence_idle,
+        instance=instance,
+        instances=instances,
+        threads=threads,
+    )
+    session = Session(model)
+    if sequence is None:
+        sequence = all(layers.streams for layers in session.metadata.layers)
+    interface = describe(session, sequence=sequence, lengths=lengths)
+    fields = configuration(check_name(name or model.stem), interface, session.metadata, options)
+
+    def save(destination: Path) -> None:
+        if backend is Backend.python:
+            shutil.copyfile(model, destination)
+        else:
+            _save_batch_first(model, destination, interface)
+
+    folder = write_repository(repository, fields, interface, save, force=force)
+    kind = "streams" if sequence else "whole sequences"
+    Console().print(f"Wrote [bold]{folder}[/bold] for Triton's {backend} backend: {kind}")
+
+
+@deploy.command("kserve", no_args_is_help=True)
+def kserve(
+    model: Model,
+    storage_uri: Annotated[
+        str,
+        typer.Option(
+            metavar="URI",
+            help="The folder that the file is in for the cluster: pvc://CLAIM/FOLDER, "
+            "s3://BUCKET/FOLDER, ...",
+            show_default=False,
+        ),
+    ],
+    image: Annotated[
+        str,
+        typer.Option(
+            help="A container image made by the Dockerfile of this project.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The manifest. [default: standard output]",
+            show_default=False,
+        ),
+    ] = None,
+    name: Name = None,
+    min_replicas: Annotated[int, typer.Option(help="The least servers.")] = 1,
+    max_replicas: Annotated[int, typer.Option(help="The most servers.")] = 1,
+    cpu: Annotated[str, typer.Option(help="Cores of a server.")] = "1",
+    memory: Annotated[str, typer.Option(help="Memory of a server.")] = "1Gi",
+    gpus: Annotated[int, typer.Option(help="GPUs of a server.")] = 0,
+    force: Force = False,
+) -> None:
+    """Write an InferenceService manifest for KServe, which runs `bnlstm-deploy serve`.
+
+    Example: bnlstm-deploy deploy kserve digits.onnx --storage-uri pvc://models/digits --image
+    registry.example/bnlstm-deploy -o digits.yaml
+    """
+    from bnlstm_deploy.deploy.kserve import Service, manifest
+    from bnlstm_deploy.runtime import Session
+
+    Session(model)  # what is not an exported file of this package is refused here, not in a cluster
+    service = Service(
+        name=name or model.stem,
+        file=model.name,
+        storage_uri=storage_uri,
+        image=image,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        cpu=cpu,
+        memory=memory,
+        gpus=gpus,
+    )
+    if output is None:
+        typer.echo(manifest(service), nl=False)
+        return
+    if output.exists() and not force:
+        raise InputError(f"{output} exists; choose another name, or replace it with --force")
+    with replacing(output) as temporary:
+        temporary.write_text(manifest(service), encoding="utf-8")
+    Console().print(f"Wrote [bold]{output}[/bold]")
+
+
+def _save_batch_first(model: Path, destination: Path, interface: "Interface") -> None:
+    require("onnx", extra="convert")
+    from bnlstm_deploy.export.batch_first import Port, batch_first
+
+    inputs = [*interface.inputs, *(carried.input for carried in interface.carried)]
+    outputs = [*interface.outputs, *(carried.output for carried in interface.carried)]
+    batch_first(
+        model,
+        destination,
+        [Port(tensor.graph_name, tensor.name, tensor.axis) for tensor in inputs],
+        [Port(tensor.graph_name, tensor.name, tensor.axis) for tensor in outputs],
+    )

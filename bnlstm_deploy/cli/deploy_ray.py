@@ -1,0 +1,182 @@
+"""bnlstm-deploy deploy ray."""
+
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bnlstm_deploy.cli.options import Force, Providers, Threads, split
+from bnlstm_deploy.deploy.names import check_name
+from bnlstm_deploy.errors import InputError, RuntimeSessionError
+from bnlstm_deploy.extras import require
+
+LIMITS, REPLICAS = "Limits of a replica", "Replicas"
+
+
+def ray(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]MODEL.onnx...",
+            help="Exported files or folders of them, as `bnlstm-deploy serve` takes them; at the "
+            "same path on every node.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the config file for `serve deploy` or KubeRay, and run nothing.",
+            show_default=False,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a Ray cluster. [default: start Ray here]", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=1, max=65535, help="REST.")] = 8000,
+    name: Annotated[str, typer.Option(help="The application's name.")] = "bnlstm",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Bearer token that requests must carry; a file on every node. [default: "
+            "BNLSTM_DEPLOY_TOKEN of the nodes' environment, or none]",
+            show_default=False,
+        ),
+    ] = None,
+    providers: Providers = "cpu",
+    threads: Threads = None,
+    min_replicas: Annotated[
+        int, typer.Option(min=1, help="The least.", rich_help_panel=REPLICAS)
+    ] = 1,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most. [default: the least]",
+            show_default=False,
+            rich_help_panel=REPLICAS,
+        ),
+    ] = None,
+    target_ongoing_requests: Annotated[
+        float,
+        typer.Option(min=0.1, help="Requests in a replica to scale by.", rich_help_panel=REPLICAS),
+    ] = 32.0,
+    cpus: Annotated[float, typer.Option(min=0, help="Of each.", rich_help_panel=REPLICAS)] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="Of each.", rich_help_panel=REPLICAS)] = 0.0,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Streams in one run.", rich_help_panel=LIMITS)
+    ] = 64,
+    max_wait: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds that a request waits for others.", rich_help_panel=LIMITS
+        ),
+    ] = 0.002,
+    max_queue: Annotated[
+        int, typer.Option(min=1, help="Requests waiting.", rich_help_panel=LIMITS)
+    ] = 1024,
+    max_time: Annotated[
+        int, typer.Option(min=1, help="Timesteps of a request.", rich_help_panel=LIMITS)
+    ] = 16384,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to an answer.", rich_help_panel=LIMITS)
+    ] = 30.0,
+    max_sequences: Annotated[
+        int, typer.Option(min=0, help="Sequences that are held.", rich_help_panel=LIMITS)
+    ] = 10_000,
+    sequence_idle: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Seconds without a chunk until one is dropped.", rich_help_panel=LIMITS
+        ),
+    ] = 60.0,
+    max_body: Annotated[
+        int, typer.Option(min=1, help="Bytes of a request.", rich_help_panel=LIMITS)
+    ] = 67_108_864,
+    force: Force = False,
+) -> None:
+    """Serve exported files on a Ray cluster: Open Inference Protocol v2 over REST.
+
+    Example: bnlstm-deploy deploy ray digits.onnx --min-replicas 2 --max-replicas 8
+    """
+    require("ray", extra="ray")
+    require("kserve", extra="ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from bnlstm_deploy.deploy.ray_config import Options, absolute, config, write
+    from bnlstm_deploy.runtime import Session
+    from bnlstm_deploy.serve import Limits
+    from bnlstm_deploy.serve.repository import find
+    from bnlstm_deploy.serve.settings import read_token
+
+    check_name(name)
+    most = min_replicas if max_replicas is None else max_replicas
+    if most < min_replicas:
+        raise InputError(
+            f"--max-replicas is {most} and --min-replicas {min_replicas}; pass no more as the least"
+        )
+    wanted = split(providers)
+    here = address is None and output is None  # the nodes of a cluster may have other providers
+    for entry in find(models):  # what cannot be used is refused here, not in the cluster
+        Session(entry.path, providers=wanted if here else ("cpu",))
+    options = Options(
+        models=[absolute(model) for model in models],
+        providers=providers,
+        threads=threads,
+        limits=Limits(
+            max_batch=max_batch,
+            max_wait=max_wait,
+            max_queue=max_queue,
+            max_time=max_time,
+            timeout=timeout,
+            max_sequences=max_sequences,
+            sequence_idle=sequence_idle,
+            max_body=max_body,
+        ),
+        token_file=None if token_file is None else str(token_file.resolve()),
+        # A node that lacks the token refuses to start, instead of letting everybody in.
+        require_token=read_token(token_file) is not None,
+        min_replicas=min_replicas,
+        max_replicas=most,
+        target_ongoing_requests=target_ongoing_requests,
+        cpus=cpus,
+        gpus=gpus,
+    )
+    if output is not None:
+        if output.exists() and not force:
+            raise InputError(f"{output} exists; choose another name, or replace it with --force")
+        write(config(options, name=name, host=host, port=http_port), output)
+        Console().print(f"Wrote [bold]{output}[/bold]")
+        return
+    if address is None:
+        _check_free(host, http_port)
+    from bnlstm_deploy.deploy.ray_run import run
+
+    try:
+        run(options, name=name, address=address, host=host, port=http_port, stops=_STOPS)
+    except RuntimeError as error:  # Serve's: a replica does not start
+        raise RuntimeSessionError(f"{error}; its log tells more") from error
+
+
+def _check_free(host: str, port: int) -> None:
+    """Raise if Serve could not listen: it says so in a log only, and goes on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on port {port} of {host}: {error.strerror}; choose another with "
+            "--http-port or --host"
+        ) from error
+
+
+_STOPS = (signal.SIGTERM, signal.SIGINT)

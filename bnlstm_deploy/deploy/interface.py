@@ -1,0 +1,165 @@
+"""What a Triton server shows of an exported file: each tensor's name, type, and size of a stream.
+
+Triton puts the requests of a batch together along the first axis of every tensor, so each tensor
+is (N, ...) to it, wherever the exported graph has the batch.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.metadata import CARRIED
+from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.runtime.axes import BATCH
+from bnlstm_deploy.runtime.inputs import Array, Value
+
+TYPES = {
+    "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
+    "int64": "TYPE_INT64",
+    "int32": "TYPE_INT32",
+    "bool": "TYPE_BOOL",
+}
+"""Triton's names of the dtypes that exported graphs have outside."""
+
+
+class Tensor(NamedTuple):
+    """An input or output."""
+
+    name: str
+    """For the server and its clients."""
+    graph_name: str
+    """In the exported file."""
+    axis: int
+    """The batch axis in the exported file."""
+    type: str
+    """Such as `TYPE_FP32`."""
+    dims: tuple[int, ...]
+    """Sizes without the batch, -1 for a dynamic one."""
+    flat: bool
+    """Whether the exported file has (N,), which the server shows as (N, 1)."""
+
+
+class Carried(NamedTuple):
+    """A state that the server keeps between the chunks of a stream."""
+
+    input: Tensor
+    output: Tensor
+    initial: Array
+    """What a stream starts from, of shape `input.dims`."""
+
+
+class Interface(NamedTuple):
+    """All tensors of a deployment."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    carried: tuple[Carried, ...]
+    """Empty if whole sequences are served."""
+
+
+def describe(session: Session, *, sequence: bool, lengths: bool) -> Interface:
+    """Describe a deployment of an exported file.
+
+    Args:
+        session: The file.
+        sequence: Whether the server keeps the states of streams. If not, whole sequences are
+            served, and their final states are outputs.
+        lengths: Whether clients pass `lengths`, to pad sequences to a common time.
+
+    Raises:
+        InputError: The file cannot continue streams and `sequence` is asked for, it has no
+            `lengths`, or a tensor has no batch axis.
+    """
+    metadata = session.metadata
+    optional = {value.name: value for value in session.state_inputs}
+    inputs = [_tensor(value) for value in session.inputs]
+    outputs = [_tensor(value) for value in session.outputs]
+    if lengths:
+        names = [layers.value_name("lengths") for layers in metadata.layers]
+        inputs += [_tensor(_optional(optional, name)) for name in names]
+    if sequence:
+        return Interface(tuple(inputs), tuple(outputs), _carried(session, optional))
+    finals = [
+        _tensor(value)
+        for value in session.state_outputs
+        if value.name.rpartition(".")[2] in ("h_n", "c_n")
+    ]
+    return Interface(tuple(inputs), (*outputs, *finals), ())
+
+
+def _carried(session: Session, optional: Mapping[str, Value]) -> tuple[Carried, ...]:
+    """Describe the states of streams, under names by which Triton pairs them."""
+    results = {value.name: value for value in session.state_outputs}
+    pairs = []
+    for layers in session.metadata.layers:
+        if not layers.streams:
+            why = (
+                "a model with two directions: its reverse direction starts at the end"
+                if layers.num_directions == 2
+                else "a graph with materialized weights, which belong to timesteps from step 0 on; "
+                "export with --folding factored"
+            )
+            raise InputError(
+                f"streams cannot be continued by {why}. Serve whole sequences with --no-sequence"
+            )
+        for given, left in CARRIED.items():
+            into = _optional(optional, layers.value_name(given))
+            pairs.append((_tensor(into), _tensor(results[layers.value_name(left)])))
+    initial = _initial(session, optional)
+    width = len(str(len(pairs) - 1))
+    return tuple(
+        # Triton pairs the sorted inputs with the sorted outputs (its issue 8586), whatever its
+        # configuration says: the number makes the two orders one.
+        Carried(
+            into._replace(name=f"state_{number:0{width}}_in"),
+            left._replace(name=f"state_{number:0{width}}_out"),
+            initial[into.graph_name],
+        )
+        for number, (into, left) in enumerate(pairs)
+    )
+
+
+def _initial(session: Session, optional: Mapping[str, Value]) -> dict[str, Array]:
+    """Return the states of a new stream, by the graph's name: what no timesteps leave behind."""
+    feeds = {}
+    for value in session.inputs:
+        # The one stream's timesteps are not looked at; only sizes that are fixed must be right.
+        shape = [axis if isinstance(axis, int) else 1 for axis in value.shape]
+        feeds[value.name] = np.zeros(shape, value.dtype)
+    for layers in session.metadata.layers:
+        name = _optional(optional, layers.value_name("lengths")).name
+        feeds[name] = np.zeros(1, np.int64)
+    results = session.run(feeds)
+    initial: dict[str, Array] = {}
+    for layers in session.metadata.layers:
+        for given, left in CARRIED.items():
+            state = results[layers.value_name(left)]
+            initial[layers.value_name(given)] = state if state.ndim == 1 else state[:, 0]
+    return initial
+
+
+def _optional(optional: Mapping[str, Value], name: str) -> Value:
+    if name not in optional:
+        raise InputError(
+            f"the graph has no input {name!r}: the exported model passes that to its BNLSTM itself"
+        )
+    return optional[name]
+
+
+def _tensor(value: Value) -> Tensor:
+    names = (BATCH, f"{value.name}_{BATCH}")  # that of an optional input has a name of its own
+    batch = [i for i, axis in enumerate(value.shape) if axis in names]
+    if not batch:
+        raise InputError(
+            f"{value.name!r} has the axes {value.shape} and none is called {BATCH!r}; Triton puts "
+            "requests together along it, so every input and output needs one"
+        )
+    dtype = "" if value.dtype is None else value.dtype.name
+    if dtype not in TYPES:
+        raise InputError(f"{value.name!r} has a type that is not one of {', '.join(TYPES)}")
+    others = value.shape[: batch[0]] + value.shape[batch[0] + 1 :]
+    dims = tuple(axis if isinstance(axis, int) else -1 for axis in others)
+    return Tensor(value.name, value.name, batch[0], TYPES[dtype], dims or (1,), flat=not dims)

@@ -1,0 +1,146 @@
+"""An InferenceService of KServe that runs `bnlstm-deploy serve`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bnlstm_deploy.deploy.names import check_label
+from bnlstm_deploy.errors import InputError
+
+HTTP_PORT, GRPC_PORT = 8080, 8081
+MOUNT = "/mnt/models"
+"""Where KServe puts what the storage URI has."""
+
+USER = 1000
+"""That of the Dockerfile."""
+
+GRACE_SECONDS = 60
+"""From SIGTERM to SIGKILL: twice what a request may take."""
+
+Node = object
+"""A number, a bool, a string, a mapping, or a list of these."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What differs from one service to another.
+
+    Raises:
+        InputError: The name cannot be one, or a number is out of range.
+    """
+
+    name: str
+    """The service's, and the model's in URLs."""
+    file: str
+    """The exported file's name, at the storage URI."""
+    storage_uri: str
+    """The folder with the exported file, such as `pvc://CLAIM/FOLDER` or `s3://BUCKET/FOLDER`."""
+    image: str
+    """A container image whose entry point is `bnlstm-deploy`; see the Dockerfile."""
+    min_replicas: int = 1
+    max_replicas: int = 1
+    cpu: str = "1"
+    """Kubernetes' quantity."""
+    memory: str = "1Gi"
+    """Likewise."""
+    gpus: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_label(self.name)
+        if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
+            raise InputError(
+                f"replicas from {self.min_replicas} to {self.max_replicas}; pass at least 1 as the "
+                "most, and no more as the least"
+            )
+        if self.gpus < 0:
+            raise InputError(f"gpus is {self.gpus}; pass 0 or more")
+
+
+def manifest(service: Service) -> str:
+    """Return the manifest as YAML."""
+    return "\n".join(_lines(inference_service(service), "")) + "\n"
+
+
+def inference_service(service: Service) -> dict[str, Node]:
+    """Return the InferenceService of API version v1beta1."""
+    container = {
+        "name": "kserve-container",
+        "image": service.image,
+        "args": [
+            "serve",
+            f"{service.name}={MOUNT}/{service.file}",
+            *("--host", "0.0.0.0"),
+            *("--http-port", str(HTTP_PORT)),
+            *("--grpc-port", str(GRPC_PORT)),
+            *(("--providers", "cuda") if service.gpus else ()),
+        ],
+        "env": [{"name": "STORAGE_URI", "value": service.storage_uri}],
+        "ports": [
+            {"name": "http1", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "h2c", "containerPort": GRPC_PORT, "protocol": "TCP"},
+        ],
+        "readinessProbe": {**_probe("ready"), "periodSeconds": 5},
+        "livenessProbe": {**_probe("live"), "periodSeconds": 10, "failureThreshold": 3},
+        "resources": _resources(service),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    return {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            "name": service.name,
+            # Plain deployments and services: Knative's have one port, and this has two.
+            "annotations": {"serving.kserve.io/deploymentMode": "RawDeployment"},
+        },
+        "spec": {
+            "predictor": {
+                "minReplicas": service.min_replicas,
+                "maxReplicas": service.max_replicas,
+                "terminationGracePeriodSeconds": GRACE_SECONDS,
+                "containers": [container],
+            }
+        },
+    }
+
+
+def _probe(state: str) -> dict[str, Node]:
+    return {"httpGet": {"path": f"/v2/health/{state}", "port": HTTP_PORT}}
+
+
+def _resources(service: Service) -> dict[str, Node]:
+    amounts = {"cpu": service.cpu, "memory": service.memory}
+    gpus = {"nvidia.com/gpu": str(service.gpus)} if service.gpus else {}
+    return {"requests": amounts | gpus, "limits": amounts | gpus}
+
+
+def _lines(node: Mapping[str, Node], indent: str) -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}:"
+            yield from _lines(value, f"{indent}  ")
+        elif isinstance(value, list):
+            yield f"{indent}{key}:"
+            for item in value:
+                yield from _item(item, f"{indent}  ")
+        else:
+            yield f"{indent}{key}: {_scalar(value)}"
+
+
+def _item(item: Node, indent: str) -> Iterator[str]:
+    if isinstance(item, Mapping):
+        first, *rest = _lines(item, f"{indent}  ")
+        yield f"{indent}- {first.lstrip()}"
+        yield from rest
+    else:
+        yield f"{indent}- {_scalar(item)}"
+
+
+def _scalar(value: Node) -> str:
+    """Return a scalar as JSON, which is YAML: strings such as "1" stay strings."""
+    return json.dumps(value)

@@ -1,0 +1,240 @@
+"""A Ray cluster of three nodes and its clients, in one process; prints what was seen as JSON."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import ray
+import tritonclient.http
+from ray import serve
+from ray.cluster_utils import Cluster
+from ray.serve.schema import ServeDeploySchema
+
+from bnlstm_deploy.client import Client
+from bnlstm_deploy.client import client as client_module
+from bnlstm_deploy.deploy.ray_app import build
+from bnlstm_deploy.deploy.ray_config import Options
+from bnlstm_deploy.errors import SequenceError
+from bnlstm_deploy.runtime import Session
+from tests.serve.servers import COMMAND
+
+NODES, PORT = 3, 8000
+URL = f"http://127.0.0.1:{PORT}"
+MODEL = "small"
+
+
+def start(config_file):
+    """Start the cluster, and the application that the config file describes."""
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000},
+    )
+    workers = [
+        cluster.add_node(num_cpus=1, object_store_memory=100_000_000) for _ in range(NODES - 1)
+    ]
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    schema = ServeDeploySchema.model_validate(json.loads(Path(config_file).read_text()))
+    (application,) = schema.applications
+    assert application.import_path == "bnlstm_deploy.deploy.ray_app:build"
+    # One machine has one such port, so the proxy is that of the head node.
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": schema.http_options.host, "port": schema.http_options.port},
+    )
+    options = Options.model_validate(application.args)
+    serve.run(build(options), name=application.name, route_prefix=application.route_prefix)
+    return cluster, workers
+
+
+def status_of(path, body=None):
+    try:
+        with urllib.request.urlopen(URL + path, body, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def replicas():
+    """Return the inferences and executions of each replica, by when its process started."""
+    found = {}
+    for _ in range(40):
+        with urllib.request.urlopen(f"{URL}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+
+        def value(name, text=text):
+            return float(re.search(rf"^{name}\S* (\S+)$", text, re.MULTILINE)[1])
+
+        key = str(value("process_start_time_seconds"))
+        names = ("bnlstm_inferences_total", "bnlstm_executions_total")
+        found[key] = [value(name) for name in names]
+    return found
+
+
+def data(seed, time=12):
+    return np.random.default_rng(seed).standard_normal((1, time, 3)).astype(np.float32)
+
+
+def distance(answer, session, seed, time=12):
+    return float(np.abs(answer - session(data(seed, time))[0]).max())
+
+
+def protocol(session):
+    x = data(0)
+    http = tritonclient.http.InferenceServerClient(f"127.0.0.1:{PORT}")
+    tensor = tritonclient.http.InferInput("input", x.shape, "FP32")
+    tensor.set_data_from_numpy(x)
+    with Client(URL, MODEL) as client:
+        return {
+            "live": http.is_server_live(),
+            "ready": http.is_server_ready(),
+            "inputs": [entry["name"] for entry in http.get_model_metadata(MODEL)["inputs"]],
+            "triton": distance(http.infer(MODEL, [tensor]).as_numpy("output"), session, 0),
+            "client": distance(client.run(x)[0], session, 0),
+            "not json": status_of(f"/v2/models/{MODEL}/infer", b"no"),
+            "no model": status_of("/v2/models/none/infer", b"{}"),
+            "no path": status_of("/none"),
+        }
+
+
+def load(session):
+    with Client(URL, MODEL) as client, ThreadPoolExecutor(24) as threads:
+        outputs = list(threads.map(lambda seed: client.run(data(seed))[0], range(300)))
+    worst = max(distance(output, session, seed) for seed, output in enumerate(outputs))
+    return {"worst": worst, "replicas": replicas()}
+
+
+def in_chunks(call, seed, chunks):
+    return np.concatenate([call(chunk) for chunk in np.split(data(seed, 3 * chunks), chunks, 1)], 1)
+
+
+def sequences(session):
+    def one(seed):
+        with client.sequence() as sequence:
+            return distance(in_chunks(sequence, seed, 5), session, seed, 15)
+
+    with Client(URL, MODEL) as client, ThreadPoolExecutor(30) as threads:
+        return {"worst": max(threads.map(one, range(30)))}
+
+
+def killed(session, cluster, node):
+    """Kill a node while streams and sequences go on."""
+    running, dead = threading.Barrier(13), threading.Event()
+    failures = []
+    check = client_module.check
+
+    def counted(answer):
+        try:
+            check(answer)
+        except Exception as error:
+            failures.append(f"{answer.status} {type(error).__name__} {error}"[:200])
+            raise
+
+    client_module.check = counted
+
+    def stream(seed):
+        call, numbers, sent, outputs = client.stream(), np.random.default_rng(seed), [], []
+        rest = 20  # chunks after the loss
+        while rest:
+            rest -= dead.is_set()
+            sent.append(numbers.standard_normal((1, 3, 3)).astype(np.float32))
+            outputs.append(call(sent[-1]))
+            if len(sent) == 5:
+                running.wait(60)
+        expected = session(np.concatenate(sent, 1))[0]
+        return float(np.abs(np.concatenate(outputs, 1) - expected).max())
+
+    with Client(URL, MODEL, timeout=120) as client, ThreadPoolExecutor(12) as threads:
+        held = [client.sequence() for _ in range(30)]
+        for number, sequence in enumerate(held):
+            sequence(data(number, 15)[:, :3])
+        streams = [threads.submit(stream, seed) for seed in range(12)]
+        running.wait(60)
+        try:
+            cluster.remove_node(node, allow_graceful=False)
+        finally:
+            dead.set()
+        worst = max(future.result(240) for future in streams)
+        lost, wrong = 0, 0.0
+        for number, sequence in enumerate(held):
+            try:
+                output = sequence(data(number, 15)[:, 3:6])
+            except SequenceError:
+                lost += 1
+            else:
+                expected = session(data(number, 15))[0][:, 3:6]
+                wrong = max(wrong, float(np.abs(output - expected).max()))
+        anew = distance(in_chunks(client.sequence(), 99, 5), session, 99, 15)
+    return {
+        "streams": worst,
+        "lost sequences": lost,
+        "kept sequences": wrong,
+        "new sequence": anew,
+        "failures": failures,
+    }
+
+
+def event_of(line):
+    try:
+        return json.loads(line)["event"]
+    except ValueError:
+        return None  # Ray's own lines
+
+
+def command(session, model):
+    """Run the command until SIGTERM."""
+    process = subprocess.Popen(
+        [*COMMAND, "deploy", "ray", model, "--threads", "1", "--http-port", str(PORT + 1)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert any(event_of(line) == "ready" for line in process.stderr)
+        with Client(f"http://127.0.0.1:{PORT + 1}", MODEL) as client:
+            worst = distance(client.run(data(0))[0], session, 0)
+        process.terminate()
+        rest = process.communicate(timeout=120)[1]
+    finally:
+        process.kill()
+        process.wait()
+    return {
+        "worst": worst,
+        "status": process.returncode,
+        "stopped": "stopped" in map(event_of, rest.splitlines()),
+    }
+
+
+def main(model, config_file):
+    session = Session(model)
+    times = {}
+    begin = time.monotonic()
+    cluster, workers = start(config_file)
+    times["start"] = time.monotonic() - begin
+    try:
+        result = {
+            "protocol": protocol(session),
+            "load": load(session),
+            "sequences": sequences(session),
+            "killed": killed(session, cluster, workers[0]),
+            "times": times,
+        }
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+        cluster.shutdown()
+    result["command"] = command(session, model)
+    times["all"], times["cpu"] = time.monotonic() - begin, sum(os.times()[:4])
+    return result
+
+
+if __name__ == "__main__":
+    print("RESULT " + json.dumps(main(*sys.argv[1:])))

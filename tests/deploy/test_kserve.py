@@ -1,0 +1,118 @@
+"""The manifest for KServe."""
+
+import subprocess
+import sys
+
+import kserve
+import kubernetes.client
+import pytest
+import yaml
+from kserve.constants.constants import KSERVE_KIND_INFERENCESERVICE, KSERVE_V1BETA1
+from typer.testing import CliRunner
+
+from bnlstm_deploy.cli.main import app
+from bnlstm_deploy.deploy.kserve import MOUNT, Service, inference_service, manifest
+from bnlstm_deploy.errors import InputError
+from tests.deploy.commands import invoke
+
+REQUIRED = ("--storage-uri", "pvc://models/digits", "--image", "registry.example/bnlstm-deploy")
+
+
+def known(model):
+    return set(model.attribute_map.values())
+
+
+def fails(*arguments):
+    """Return the one message of a command that ended with exit status 2."""
+    code = "from bnlstm_deploy.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "deploy", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def container(content):
+    (only,) = content["spec"]["predictor"]["containers"]
+    return only
+
+
+def test_all_fields_are_ones_that_kserve_and_kubernetes_have(exported):
+    content = yaml.safe_load(invoke("kserve", exported / "layers.onnx", *REQUIRED).stdout)
+    assert (content["apiVersion"], content["kind"]) == (
+        KSERVE_V1BETA1,
+        KSERVE_KIND_INFERENCESERVICE,
+    )
+    predictor = content["spec"]["predictor"]
+    assert set(content) <= known(kserve.V1beta1InferenceService)
+    assert set(content["spec"]) <= known(kserve.V1beta1InferenceServiceSpec)
+    assert set(predictor) <= known(kserve.V1beta1PredictorSpec)
+    assert set(container(content)) <= known(kubernetes.client.V1Container)
+
+
+def test_the_text_is_the_content():
+    service = Service("digits", "a: b #.onnx", "pvc://c/'f'", "image:1", memory="1", gpus=2)
+    content = yaml.safe_load(manifest(service))
+    assert content == inference_service(service)
+    assert container(content)["resources"]["limits"]["memory"] == "1"
+    assert container(content)["resources"]["requests"]["nvidia.com/gpu"] == "2"
+    assert "cuda" in container(content)["args"]
+
+
+def test_the_arguments_are_those_of_serve(exported, monkeypatch):
+    calls = []
+    monkeypatch.setattr("bnlstm_deploy.serve.server.serve", lambda *a, **k: calls.append((a, k)))
+    service = Service("mine", "layers.onnx", "pvc://models", "image")
+    only = container(inference_service(service))
+    arguments = [argument.replace(MOUNT, str(exported)) for argument in only["args"]]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    (((engines, _), places),) = calls
+    for engine in engines:
+        engine.close()
+    assert [engine.name for engine in engines] == ["mine"]
+    ports = {port["name"]: port["containerPort"] for port in only["ports"]}
+    assert places == {
+        "host": "0.0.0.0",
+        "http_port": ports["http1"],
+        "grpc_port": ports["h2c"],
+    }
+    assert only["readinessProbe"]["httpGet"]["port"] == ports["http1"]
+
+
+def test_a_file_is_replaced_only_by_force(exported, tmp_path):
+    command = ("kserve", exported / "layers.onnx", *REQUIRED, "-o", tmp_path / "layers.yaml")
+    assert "Wrote" in invoke(*command).output
+    with pytest.raises(InputError, match="--force"):
+        invoke(*command)
+    invoke(*command, "--force", "--max-replicas", "3")
+    content = yaml.safe_load((tmp_path / "layers.yaml").read_text())
+    assert content["spec"]["predictor"]["maxReplicas"] == 3
+
+
+@pytest.mark.parametrize("name", ["Digits", "9digits", "digits-", "a_b", "a.b", "a" * 64, ""])
+def test_names_that_kubernetes_refuses(name):
+    with pytest.raises(InputError, match="Kubernetes service"):
+        Service(name, "m.onnx", "pvc://c", "image")
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"min_replicas": -1},
+        {"min_replicas": 2},
+        {"min_replicas": 0, "max_replicas": 0},
+        {"gpus": -1},
+    ],
+)
+def test_numbers_out_of_range(numbers):
+    with pytest.raises(InputError, match="pass"):
+        Service("digits", "m.onnx", "pvc://c", "image", **numbers)
+
+
+def test_wrong_use_is_one_message(exported, tmp_path):
+    assert "--storage-uri" in fails("kserve", exported / "layers.onnx")
+    (tmp_path / "no.onnx").write_text("text")
+    assert "no.onnx" in fails("kserve", tmp_path / "no.onnx", *REQUIRED)
+    model = exported / "layers.onnx"
+    assert "Kubernetes service" in fails("kserve", model, *REQUIRED, "--name", "A_b")

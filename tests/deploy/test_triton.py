@@ -1,0 +1,141 @@
+"""The model repository for Triton's ONNX Runtime backend, without Triton."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+
+from bnlstm_deploy.export import export
+from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.runtime import Session
+from tests.deploy.commands import deploy
+from tests.deploy.driver import Driver, read_config
+from tests.models import randomize
+
+
+@pytest.mark.parametrize(("name", "batch_axis"), [("layers", 1), ("classifier", 0)])
+def test_implicit_state_gives_what_a_session_gives(exported, tmp_path, name, batch_axis):
+    driver = Driver(deploy(exported / f"{name}.onnx", tmp_path / "repository"))
+    session = Session(exported / f"{name}.onnx")
+    generator = np.random.default_rng(0)
+    states = {}
+    for turn in range(12):
+        # streams start at different turns, so those of a batch are at different steps
+        alive = [stream for stream in range(5) if turn >= stream and generator.random() < 0.7]
+        if not alive:
+            continue
+        time = int(generator.integers(1, 5))
+        x = generator.standard_normal((len(alive), time, 3)).astype(np.float32)
+        start = [stream for stream in alive if stream not in states]
+        chunks = {stream: {"input": x[i : i + 1]} for i, stream in enumerate(alive)}
+        results = driver.run(chunks, start=start)
+        for stream, chunk in chunks.items():
+            own = np.moveaxis(chunk["input"], 0, batch_axis)
+            expected, states[stream] = session(own, state=states.get(stream))
+            if expected.ndim == 3:
+                expected = np.moveaxis(expected, batch_axis, 0)
+            np.testing.assert_allclose(results[stream]["output"], expected, atol=1e-6)
+    assert len({int(state.step[0]) for state in states.values()}) > 1
+
+
+def test_states_are_paired_whatever_the_modules_are_called(tmp_path):
+    """Triton sorts names; these modules sort otherwise by input than by output, or are prefixes."""
+    import torch
+
+    class Several(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.b = torch.nn.ModuleList([BNLSTM(3, 3, max_length=4) for _ in range(3)])
+            self.b_ = BNLSTM(3, 3, max_length=4)
+
+        def forward(self, input):
+            for layer in (*self.b, self.b_):
+                input, _ = layer(input)
+            return input
+
+    model = randomize(Several())
+    export(model, tmp_path / "m.onnx", inputs=(torch.zeros(2, 2, 3),))
+    driver = Driver(deploy(tmp_path / "m.onnx", tmp_path / "repository"))
+    state = driver.config.sequence_batching.state
+    assert len(state) == 12
+    assert driver.pairs == {s.input_name: s.output_name for s in state}
+    names = [n for s in state for n in (s.input_name, s.output_name)]
+    assert not any(a != b and b.startswith(a) for a, b in itertools.product(names, names))
+    x = np.random.default_rng(0).standard_normal((1, 9, 3)).astype(np.float32)
+    expected, _ = Session(tmp_path / "m.onnx")(x.swapaxes(0, 1))
+    first = driver.run({0: {"input": x[:, :4]}}, start=[0])[0]["output"]
+    second = driver.run({0: {"input": x[:, 4:]}})[0]["output"]
+    results = np.concatenate([first, second], axis=1).swapaxes(0, 1)
+    np.testing.assert_allclose(results, expected, atol=1e-6)
+
+
+def test_the_copy_is_checked_and_keeps_its_metadata(exported, tmp_path):
+    folder = deploy(exported / "layers.onnx", tmp_path / "repository")
+    proto = onnx.load(folder / "1" / "model.onnx")
+    onnx.checker.check_model(proto, full_check=True)
+    original = onnx.load(exported / "layers.onnx")
+    assert {p.key: p.value for p in proto.metadata_props} == {
+        p.key: p.value for p in original.metadata_props
+    }
+    operators = [node for node in proto.graph.node if node.op_type == "BNLSTM"]
+    assert len(operators) == 2
+
+
+def test_the_configuration_of_streams(exported, tmp_path):
+    options = ("--max-sequences", "50", "--preferred-batch", "4", "--preferred-batch", "8")
+    more = ("--max-batch", "16", "--max-wait", "0.01", "--sequence-idle", "2", "--threads", "1")
+    folder = deploy(exported / "classifier.onnx", tmp_path / "r", *options, *more)
+    config = read_config(folder)
+    assert config.backend == "onnxruntime"
+    assert config.max_batch_size == 16
+    oldest = config.sequence_batching.oldest
+    assert oldest.max_candidate_sequences == 50
+    assert list(oldest.preferred_batch_size) == [4, 8]
+    assert oldest.max_queue_delay_microseconds == 10_000
+    assert config.sequence_batching.max_sequence_idle_microseconds == 2_000_000
+    assert config.parameters["intra_op_thread_count"].string_value == "1"
+    assert len(list((folder / "initial_state").iterdir())) == 2  # the learned h and c
+    # a warm-up's requests have no state, and the backend fails on that: the model would not load
+    assert not config.model_warmup
+    folder = deploy(exported / "layers.onnx", tmp_path / "r", "--strategy", "direct", "--lengths")
+    config = read_config(folder)
+    assert config.sequence_batching.WhichOneof("strategy_choice") == "direct"
+    assert [value.name for value in config.input] == ["input", "lengths"]
+    assert [s.input_name for s in config.sequence_batching.state] == sorted(Driver(folder).pairs)
+    assert all(s.initial_state[0].zero_data for s in config.sequence_batching.state)
+
+
+def test_whole_sequences(exported, tmp_path):
+    folder = deploy(
+        exported / "directions.onnx",
+        tmp_path / "r",
+        *("--lengths", "--instance", "gpu", "--instances", "2", "--preferred-batch", "4"),
+    )
+    driver = Driver(folder)
+    config = driver.config
+    assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
+    (group,) = config.instance_group
+    assert (group.kind, group.count) == (group.KIND_GPU, 2)
+    assert [warm_up.batch_size for warm_up in config.model_warmup] == [1, 4, 64]
+    for warm_up in config.model_warmup:
+        assert warm_up.inputs.keys() == {"input", "lengths"}
+        assert all(n > 0 for value in warm_up.inputs.values() for n in value.dims)
+    x = np.random.default_rng(0).standard_normal((3, 7, 3)).astype(np.float32)
+    lengths = np.array([7, 2, 0])
+    driver.states = {stream: {} for stream in range(3)}
+    results = driver.run(
+        {i: {"input": x[i : i + 1], "lengths": lengths[i : i + 1, None]} for i in range(3)}
+    )
+    expected, state = Session(exported / "directions.onnx")(x, lengths=lengths)
+    for i, result in results.items():
+        np.testing.assert_allclose(result["output"], expected[i : i + 1], atol=1e-6)
+        np.testing.assert_allclose(result["h_n"][0], state.h[:, i], atol=1e-6)
+
+
+def test_half_precision_avoids_the_optimizer_that_crashes(tmp_path):
+    import torch
+
+    model = randomize(BNLSTM(3, 8, max_length=4))
+    export(model, tmp_path / "half.onnx", dtype=torch.float16)
+    assert read_config(deploy(tmp_path / "half.onnx", tmp_path / "r")).optimization.graph.level == 1
