@@ -9,12 +9,22 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bnlstm_deploy.cli.limits import (
+    MaxBatch,
+    MaxBody,
+    MaxQueue,
+    MaxSequences,
+    MaxTime,
+    MaxWait,
+    SequenceIdle,
+    Timeout,
+)
 from bnlstm_deploy.cli.options import Force, Providers, Threads, split
 from bnlstm_deploy.deploy.names import check_name
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.extras import require
 
-LIMITS, REPLICAS = "Limits of a replica", "Replicas"
+REPLICAS = "Replicas"
 
 
 def ray(
@@ -73,36 +83,14 @@ def ray(
     ] = 32.0,
     cpus: Annotated[float, typer.Option(min=0, help="Of each.", rich_help_panel=REPLICAS)] = 1.0,
     gpus: Annotated[float, typer.Option(min=0, help="Of each.", rich_help_panel=REPLICAS)] = 0.0,
-    max_batch: Annotated[
-        int, typer.Option(min=1, help="Streams in one run.", rich_help_panel=LIMITS)
-    ] = 64,
-    max_wait: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Seconds that a request waits for others.", rich_help_panel=LIMITS
-        ),
-    ] = 0.002,
-    max_queue: Annotated[
-        int, typer.Option(min=1, help="Requests waiting.", rich_help_panel=LIMITS)
-    ] = 1024,
-    max_time: Annotated[
-        int, typer.Option(min=1, help="Timesteps of a request.", rich_help_panel=LIMITS)
-    ] = 16384,
-    timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds to an answer.", rich_help_panel=LIMITS)
-    ] = 30.0,
-    max_sequences: Annotated[
-        int, typer.Option(min=0, help="Sequences that are held.", rich_help_panel=LIMITS)
-    ] = 10_000,
-    sequence_idle: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Seconds without a chunk until one is dropped.", rich_help_panel=LIMITS
-        ),
-    ] = 60.0,
-    max_body: Annotated[
-        int, typer.Option(min=1, help="Bytes of a request.", rich_help_panel=LIMITS)
-    ] = 67_108_864,
+    max_batch: MaxBatch = 64,
+    max_wait: MaxWait = 0.002,
+    max_queue: MaxQueue = 1024,
+    max_time: MaxTime = 16384,
+    timeout: Timeout = 30.0,
+    max_sequences: MaxSequences = 10_000,
+    sequence_idle: SequenceIdle = 60.0,
+    max_body: MaxBody = 67_108_864,
     force: Force = False,
 ) -> None:
     """Serve exported files on a Ray cluster: Open Inference Protocol v2 over REST.

@@ -6,10 +6,18 @@ from typing import Annotated
 
 import typer
 
+from bnlstm_deploy.cli.limits import (
+    MaxBatch,
+    MaxBody,
+    MaxQueue,
+    MaxSequences,
+    MaxTime,
+    MaxWait,
+    SequenceIdle,
+    Timeout,
+)
 from bnlstm_deploy.cli.options import Providers, Threads, split
 from bnlstm_deploy.extras import require
-
-LIMITS = "Limits"
 
 
 def serve(
@@ -38,39 +46,14 @@ def serve(
     ] = None,
     providers: Providers = "cpu",
     threads: Threads = None,
-    max_batch: Annotated[
-        int, typer.Option(min=1, help="Streams in one run.", rich_help_panel=LIMITS)
-    ] = 64,
-    max_wait: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Seconds that a request waits for others.", rich_help_panel=LIMITS
-        ),
-    ] = 0.002,
-    max_queue: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Requests waiting; one more is refused with 503.", rich_help_panel=LIMITS
-        ),
-    ] = 1024,
-    max_time: Annotated[
-        int, typer.Option(min=1, help="Timesteps of a request.", rich_help_panel=LIMITS)
-    ] = 16384,
-    timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds to an answer.", rich_help_panel=LIMITS)
-    ] = 30.0,
-    max_sequences: Annotated[
-        int, typer.Option(min=0, help="Sequences that are held.", rich_help_panel=LIMITS)
-    ] = 10_000,
-    sequence_idle: Annotated[
-        float,
-        typer.Option(
-            min=0, help="Seconds without a chunk until one is dropped.", rich_help_panel=LIMITS
-        ),
-    ] = 60.0,
-    max_body: Annotated[
-        int, typer.Option(min=1, help="Bytes of a request.", rich_help_panel=LIMITS)
-    ] = 67_108_864,
+    max_batch: MaxBatch = 64,
+    max_wait: MaxWait = 0.002,
+    max_queue: MaxQueue = 1024,
+    max_time: MaxTime = 16384,
+    timeout: Timeout = 30.0,
+    max_sequences: MaxSequences = 10_000,
+    sequence_idle: SequenceIdle = 60.0,
+    max_body: MaxBody = 67_108_864,
 ) -> None:
     """Serve exported files: Open Inference Protocol v2 over REST and gRPC, metrics and a page.
 
