@@ -139,7 +139,9 @@ def triton(
     if sequence is None:
         sequence = all(layers.streams for layers in session.metadata.layers)
     interface = describe(session, sequence=sequence, lengths=lengths)
-    fields = configuration(check_name(name or model.stem), interface, session.metadata, options)
+    fields = configuration(
+        check_name(model.stem if name is None else name), interface, session.metadata, options
+    )
 
     def save(destination: Path) -> None:
         if backend is Backend.python:
@@ -186,6 +188,15 @@ def kserve(
     cpu: Annotated[str, typer.Option(help="Cores of a server.")] = "1",
     memory: Annotated[str, typer.Option(help="Memory of a server.")] = "1Gi",
     gpus: Annotated[int, typer.Option(help="GPUs of a server.")] = 0,
+    token_secret: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The Kubernetes secret whose key `token` is the bearer token that requests must "
+            "carry. [default: none, everybody who reaches the pod may use it]",
+            show_default=False,
+        ),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Write an InferenceService manifest for KServe, which runs `bnlstm-deploy serve`.
@@ -198,7 +209,7 @@ def kserve(
 
     Session(model)  # what is not an exported file of this package is refused here, not in a cluster
     service = Service(
-        name=name or model.stem,
+        name=model.stem if name is None else name,
         file=model.name,
         storage_uri=storage_uri,
         image=image,
@@ -207,6 +218,7 @@ def kserve(
         cpu=cpu,
         memory=memory,
         gpus=gpus,
+        token_secret=token_secret,
     )
     if output is None:
         typer.echo(manifest(service), nl=False)

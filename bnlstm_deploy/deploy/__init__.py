@@ -1,9 +1,13 @@
 """Deployments of exported files on other servers: what they are to read, written to files."""
 
-from bnlstm_deploy.deploy.interface import Interface, describe
-from bnlstm_deploy.deploy.kserve import Service, manifest
-from bnlstm_deploy.deploy.triton import write_repository
-from bnlstm_deploy.deploy.triton_config import Options, configuration
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnlstm_deploy.deploy.interface import Interface, describe
+    from bnlstm_deploy.deploy.kserve import Service, manifest
+    from bnlstm_deploy.deploy.triton import write_repository
+    from bnlstm_deploy.deploy.triton_config import Options, configuration
 
 __all__ = [
     "Interface",
@@ -14,3 +18,18 @@ __all__ = [
     "manifest",
     "write_repository",
 ]
+
+_MODULES = {
+    "interface": ("Interface", "describe"),
+    "kserve": ("Service", "manifest"),
+    "triton": ("write_repository",),
+    "triton_config": ("Options", "configuration"),
+}
+"""Loaded when used: `interface` needs ONNX Runtime, which `bnlstm-deploy --help` does not."""
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"bnlstm_deploy.deploy.{module}"), name)
+    raise AttributeError(f"module 'bnlstm_deploy.deploy' has no attribute {name!r}")

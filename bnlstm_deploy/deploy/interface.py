@@ -144,7 +144,8 @@ def _initial(session: Session, optional: Mapping[str, Value]) -> dict[str, Array
 def _optional(optional: Mapping[str, Value], name: str) -> Value:
     if name not in optional:
         raise InputError(
-            f"the graph has no input {name!r}: the exported model passes that to its BNLSTM itself"
+            f"the graph has no input {name!r}: the exported model passes that to its BNLSTM "
+            "itself. Serve whole sequences, with --no-sequence and without --lengths"
         )
     return optional[name]
 

@@ -11,6 +11,9 @@ HTTP_PORT, GRPC_PORT = 8080, 8081
 MOUNT = "/mnt/models"
 """Where KServe puts what the storage URI has."""
 
+TOKEN_VARIABLE, TOKEN_KEY = "BNLSTM_DEPLOY_TOKEN", "token"
+"""Where the server finds its token, and where that is in the secret."""
+
 USER = 1000
 """That of the Dockerfile."""
 
@@ -26,7 +29,8 @@ class Service:
     """What differs from one service to another.
 
     Raises:
-        InputError: The name cannot be one, or a number is out of range.
+        InputError: The name cannot be one, the storage has no scheme, the image is empty, or a
+            number is out of range.
     """
 
     name: str
@@ -44,10 +48,19 @@ class Service:
     memory: str = "1Gi"
     """Likewise."""
     gpus: int = 0
+    token_secret: str | None = None
+    """The Kubernetes secret whose key `token` is the bearer token; None to let everybody in."""
 
     def __post_init__(self) -> None:
         """Check the fields."""
         check_label(self.name)
+        if not self.image:
+            raise InputError("the image is ''; pass its name, such as registry.example/NAME:TAG")
+        if "://" not in self.storage_uri:
+            raise InputError(
+                f"the storage URI is {self.storage_uri!r}; pass one with a scheme, such as "
+                "pvc://CLAIM/FOLDER"
+            )
         if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
             raise InputError(
                 f"replicas from {self.min_replicas} to {self.max_replicas}; pass at least 1 as the "
@@ -75,7 +88,7 @@ def inference_service(service: Service) -> dict[str, Node]:
             *("--grpc-port", str(GRPC_PORT)),
             *(("--providers", "cuda") if service.gpus else ()),
         ],
-        "env": [{"name": "STORAGE_URI", "value": service.storage_uri}],
+        "env": _environment(service),
         "ports": [
             {"name": "http1", "containerPort": HTTP_PORT, "protocol": "TCP"},
             {"name": "h2c", "containerPort": GRPC_PORT, "protocol": "TCP"},
@@ -113,6 +126,14 @@ def _probe(state: str) -> dict[str, Node]:
     return {"httpGet": {"path": f"/v2/health/{state}", "port": HTTP_PORT}}
 
 
+def _environment(service: Service) -> list[Node]:
+    variables: list[Node] = [{"name": "STORAGE_URI", "value": service.storage_uri}]
+    if service.token_secret is not None:
+        key = {"name": service.token_secret, "key": TOKEN_KEY}
+        variables.append({"name": TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": key}})
+    return variables
+
+
 def _resources(service: Service) -> dict[str, Node]:
     amounts = {"cpu": service.cpu, "memory": service.memory}
     gpus = {"nvidia.com/gpu": str(service.gpus)} if service.gpus else {}
@@ -143,4 +164,4 @@ def _item(item: Node, indent: str) -> Iterator[str]:
 
 def _scalar(value: Node) -> str:
     """Return a scalar as JSON, which is YAML: strings such as "1" stay strings."""
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)  # YAML has no escapes in two halves, as for emoji

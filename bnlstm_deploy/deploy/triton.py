@@ -43,13 +43,11 @@ def write_repository(
         raise InputError(f"{folder} exists; choose another --name, or replace it with --force")
     try:
         repository.mkdir(exist_ok=True)
+        place = repository.resolve()
         # Beside the repository: a server that watches it takes every folder inside for a model.
-        temporary = Path(tempfile.mkdtemp(prefix=f".{repository.name}.", dir=repository.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     except OSError as error:
-        raise InputError(
-            f"{repository} cannot be written ({error.strerror}); choose a folder inside of one "
-            "that exists and may be written to"
-        ) from error
+        raise _cannot_write(repository, error) from error
     try:
         new = temporary / "new"
         (new / VERSION).mkdir(parents=True)
@@ -60,12 +58,22 @@ def write_repository(
             (new / VERSION / "model.py").write_text(code.read_text(encoding="utf-8"))
         else:
             _save_initial(new / "initial_state", interface)
-        if folder.exists():
-            folder.rename(temporary / "old")
-        new.rename(folder)
+        try:
+            if folder.exists():
+                folder.rename(temporary / "old")
+            new.rename(folder)
+        except OSError as error:  # such as a repository that is a file system of its own
+            raise _cannot_write(repository, error) from error
     finally:
         shutil.rmtree(temporary)
     return folder
+
+
+def _cannot_write(repository: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{repository} cannot be written ({error.strerror}); choose a folder inside of one that "
+        "exists and may be written to"
+    )
 
 
 def _save_initial(folder: Path, interface: Interface) -> None:

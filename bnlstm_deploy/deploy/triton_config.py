@@ -4,14 +4,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from bnlstm_deploy.deploy.interface import Carried, Interface, Tensor
 from bnlstm_deploy.deploy.pbtxt import Field, Word
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import Metadata
 
+if TYPE_CHECKING:  # it needs ONNX Runtime, which `bnlstm-deploy --help` does not
+    from bnlstm_deploy.deploy.interface import Carried, Interface, Tensor
+
 WARM_UP_STEPS = 8
 """T of the runs before the model is ready, where it is not fixed."""
+
+MOST = 2**31 - 1
+"""The largest batch, and number of streams, instances or threads: an int32 in config.pbtxt."""
+
+MOST_SECONDS = 1e9
+"""The longest time: Triton counts nanoseconds with 64 bits."""
 
 Message = dict[str, Field]
 
@@ -64,16 +73,24 @@ class Options:
         Raises:
             InputError: A number is out of range.
         """
-        least = min(self.max_batch, self.max_sequences, self.instances, self.threads or 1)
-        if least < 1 or self.max_wait < 0 or self.sequence_idle <= 0:
-            raise InputError(
-                f"{self}: max_batch, max_sequences, instances and threads must be at least 1, "
-                "max_wait at least 0 and sequence_idle above 0"
-            )
+        for name in ("max_batch", "max_sequences", "instances", "threads"):
+            number = getattr(self, name)
+            if number is not None and not 1 <= number <= MOST:
+                raise InputError(f"{name} is {number}; pass 1 to {MOST}")
+        # 0 microseconds without a chunk would be Triton's own default.
+        for name, least in (("max_wait", 0), ("sequence_idle", 1e-6)):
+            seconds = getattr(self, name)
+            if not least <= seconds <= MOST_SECONDS:
+                raise InputError(f"{name} is {seconds} s; pass {least:g} to {MOST_SECONDS:g} s")
         if not all(1 <= batch <= self.max_batch for batch in self.preferred_batches):
             raise InputError(
                 f"preferred batches {self.preferred_batches} must be 1 to {self.max_batch}, the "
                 "largest batch"
+            )
+        if self.preferred_batches and self.strategy is Strategy.direct:
+            raise InputError(
+                f"preferred batches {self.preferred_batches} are given, and the strategy direct "
+                "has none; pass the strategy oldest"
             )
 
     @property
@@ -82,7 +99,9 @@ class Options:
         return sorted({1, *self.preferred_batches, self.max_batch})
 
 
-def configuration(name: str, interface: Interface, metadata: Metadata, options: Options) -> Message:
+def configuration(
+    name: str, interface: "Interface", metadata: Metadata, options: Options
+) -> Message:
     """Return the fields of config.pbtxt.
 
     Args:
@@ -124,7 +143,7 @@ def configuration(name: str, interface: Interface, metadata: Metadata, options: 
     return message
 
 
-def _tensor(tensor: Tensor, *, ragged: bool = False) -> Message:
+def _tensor(tensor: "Tensor", *, ragged: bool = False) -> Message:
     return {
         "name": tensor.name,
         "data_type": Word(tensor.type),
@@ -140,14 +159,18 @@ def _queue(options: Options) -> Message:
     }
 
 
-def _sequence_batching(carried: Sequence[Carried], options: Options) -> Message:
+def _sequence_batching(carried: "Sequence[Carried]", options: Options) -> Message:
     message: Message = {
         "max_sequence_idle_microseconds": _microseconds(options.sequence_idle),
     }
     if options.strategy is Strategy.oldest:
         message["oldest"] = {"max_candidate_sequences": options.max_sequences, **_queue(options)}
     else:
-        message["direct"] = {"max_queue_delay_microseconds": _microseconds(options.max_wait)}
+        message["direct"] = {
+            "max_queue_delay_microseconds": _microseconds(options.max_wait),
+            # Until all places are ready: with the default, 0, Triton ignores the delay.
+            "minimum_slot_utilization": 1.0,
+        }
     if options.backend is Backend.python:
         # None for the identifier: Triton writes one of the other type, a number or text, past the
         # end of its tensor. The model asks the request itself.
@@ -162,7 +185,7 @@ def _control(kind: str) -> Message:
     return {"name": kind, "control": [flag]}
 
 
-def _state(carried: Carried) -> Message:
+def _state(carried: "Carried") -> Message:
     dims = [*carried.input.dims]
     learned = bool(carried.initial.any())
     source = {"data_file": carried.input.name} if learned else {"zero_data": True}
@@ -176,7 +199,7 @@ def _state(carried: Carried) -> Message:
     }
 
 
-def _warm_up(inputs: Sequence[Tensor], batch: int) -> Message:
+def _warm_up(inputs: "Sequence[Tensor]", batch: int) -> Message:
     zeros = [
         {
             "key": tensor.name,
@@ -191,7 +214,7 @@ def _warm_up(inputs: Sequence[Tensor], batch: int) -> Message:
     return {"name": f"batch {batch}", "batch_size": batch, "inputs": zeros}
 
 
-def _facts(interface: Interface, metadata: Metadata, options: Options) -> Message:
+def _facts(interface: "Interface", metadata: Metadata, options: Options) -> Message:
     """Return what `triton_model.py` has to know."""
     pads = metadata.pads and metadata.length is None
     direct = options.strategy is Strategy.direct

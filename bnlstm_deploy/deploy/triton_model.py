@@ -107,6 +107,9 @@ class TritonPythonModel:
             except Exception as error:  # onnxruntime's exceptions have no common base
                 for chunk in chunks:
                     responses[chunk.position] = _failure(f"ONNX Runtime failed: {error}")
+                    if chunk.sequence is not None and chunk.last:
+                        # Triton gives its slot away all the same.
+                        self.states.pop(chunk.sequence, None)
                 continue
             first = 0
             for chunk in chunks:
@@ -135,6 +138,7 @@ class TritonPythonModel:
             return Chunk(position, None, last=True, feeds=feeds, streams=streams, time=time)
         sequence: int | str = request.correlation_id()
         if _control(request, "START"):
+            self.states.pop(sequence, None)  # begun again, it has its slot already
             while len(self.states) >= self.max_sequences:
                 # Triton gives out no more slots than this, and does not say when it takes one back
                 # from a stream that has been idle: that one is the first here.

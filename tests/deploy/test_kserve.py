@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from bnlstm_deploy.cli.main import app
 from bnlstm_deploy.deploy.kserve import MOUNT, Service, inference_service, manifest
 from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.serve.settings import TOKEN_VARIABLE
 from tests.deploy.commands import invoke
 
 REQUIRED = ("--storage-uri", "pvc://models/digits", "--image", "registry.example/bnlstm-deploy")
@@ -51,7 +52,7 @@ def test_all_fields_are_ones_that_kserve_and_kubernetes_have(exported):
 
 
 def test_the_text_is_the_content():
-    service = Service("digits", "a: b #.onnx", "pvc://c/'f'", "image:1", memory="1", gpus=2)
+    service = Service("digits", "a: b # é 😀.onnx", "pvc://c/'f'", "image:1", memory="1", gpus=2)
     content = yaml.safe_load(manifest(service))
     assert content == inference_service(service)
     assert container(content)["resources"]["limits"]["memory"] == "1"
@@ -116,3 +117,11 @@ def test_wrong_use_is_one_message(exported, tmp_path):
     assert "no.onnx" in fails("kserve", tmp_path / "no.onnx", *REQUIRED)
     model = exported / "layers.onnx"
     assert "Kubernetes service" in fails("kserve", model, *REQUIRED, "--name", "A_b")
+
+
+def test_the_token_comes_from_a_secret():
+    service = Service("digits", "m.onnx", "pvc://claim/m", "image:1", token_secret="door")
+    parsed = yaml.safe_load(manifest(service))
+    (container,) = parsed["spec"]["predictor"]["containers"]
+    (variable,) = (v for v in container["env"] if v["name"] == TOKEN_VARIABLE)
+    assert variable["valueFrom"] == {"secretKeyRef": {"name": "door", "key": "token"}}

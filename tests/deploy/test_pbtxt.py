@@ -9,7 +9,16 @@ from tests.deploy.driver import model_config_pb2
 
 # Lone surrogates are not text: neither a protobuf nor a file in UTF-8 can hold them.
 STRINGS = st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(
-    ["", 'a "quote"', "it's", "two\nlines\r\n", "\\n", "\t\0\x01\x7f\x85\u2028", "\\u0041", "é 日 😀"]
+    [
+        "",
+        'a "quote"',
+        "it's",
+        "two\nlines\r\n",
+        "\\n",
+        "\t\0\x01\x7f\x85\u2028",
+        "\\u0041",
+        "é 日 😀",
+    ]
 )
 
 

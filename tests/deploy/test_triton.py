@@ -101,6 +101,9 @@ def test_the_configuration_of_streams(exported, tmp_path):
     folder = deploy(exported / "layers.onnx", tmp_path / "r", "--strategy", "direct", "--lengths")
     config = read_config(folder)
     assert config.sequence_batching.WhichOneof("strategy_choice") == "direct"
+    direct = config.sequence_batching.direct
+    assert direct.max_queue_delay_microseconds == 2000
+    assert direct.minimum_slot_utilization == 1  # at 0 Triton ignores the delay
     assert [value.name for value in config.input] == ["input", "lengths"]
     assert [s.input_name for s in config.sequence_batching.state] == sorted(Driver(folder).pairs)
     assert all(s.initial_state[0].zero_data for s in config.sequence_batching.state)

@@ -129,6 +129,22 @@ def test_a_run_that_fails_leaves_states_and_other_runs_alone(streaming):
     assert streaming.states["a"]["start_step"].tolist() == [4]
 
 
+def test_a_stream_begun_again_takes_no_other_streams_place(streaming):
+    for name in ("b", "a"):
+        streaming.execute([Request(name, start=True, input=chunk(1))])
+    streaming.execute([Request("a", start=True, input=chunk(1))])
+    assert list(streaming.states) == ["b", "a"]
+
+
+def test_a_stream_whose_last_run_fails_has_ended(streaming):
+    for name in ("a", "b"):
+        streaming.execute([Request(name, start=True, input=chunk(1))])
+    (bad,) = streaming.execute([Request("b", end=True, input=chunk(1)[..., :2])])
+    assert "ONNX Runtime failed" in bad.error
+    streaming.execute([Request("c", start=True, input=chunk(1))])
+    assert list(streaming.states) == ["a", "c"]
+
+
 def test_whole_sequences_are_padded_or_kept_apart(exported, tmp_path, load, monkeypatch):
     import torch
 
