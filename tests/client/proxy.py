@@ -41,6 +41,8 @@ class Proxy:
     """Bytes of a body above which it is refused and not read."""
     released: threading.Event = field(default_factory=threading.Event)
     """Lets those that hang go."""
+    closed: threading.Event = field(default_factory=threading.Event)
+    """Whether no connection is still to be closed after its answer."""
 
     @property
     def url(self) -> str:
@@ -52,6 +54,7 @@ class Proxy:
 def proxy(upstream: str, *plans: Plan, port: int = 0) -> Iterator[Proxy]:
     """Run a proxy."""
     state = Proxy(upstream, plans=deque(plans))
+    state.closed.set()
 
     class Handler(_Handler):
         proxy = state
@@ -86,6 +89,7 @@ class _Server(ThreadingHTTPServer):
     def shutdown_request(self, request):
         self.open.discard(request)
         super().shutdown_request(request)
+        self.RequestHandlerClass.proxy.closed.set()
 
     def end_connections(self):
         for request in list(self.open):
@@ -125,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         if plan == LOSE_ANSWER:
             self.close_connection = True
             return
+        if plan == CLOSE_AFTER:
+            state.closed.clear()
         self._answer(status, headers, content, cut=plan == CUT_ANSWER)
         if plan in (CUT_ANSWER, CLOSE_AFTER):
             self.close_connection = True
