@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import orjson
@@ -13,26 +14,18 @@ QUIET = ("kserve", "uvicorn", "uvicorn.error", "uvicorn.access", "grpc", "asynci
 
 
 class JsonFormatter(logging.Formatter):
-    """Formats a record as one line of JSON; its `fields` become keys."""
+    """Formats a record of a library, or an error, as `log` does."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        fields: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
+        fields: dict[str, object] = {}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(fields, default=str).decode()
+        return _line(record.levelname.lower(), record.getMessage(), fields)
 
 
 def configure() -> None:
     """Send the logs of this process to stderr as JSON."""
-    # What no line has is not looked up for each: a line a request is a tenth of its time.
-    logging._srcfile = None
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
@@ -45,6 +38,16 @@ def configure() -> None:
         logger.setLevel(logging.WARNING)
 
 
-def log(event: str, level: int = logging.INFO, **fields: object) -> None:
-    """Write one line."""
-    LOGGER.log(level, event, extra={"fields": fields})
+def log(event: str, **fields: object) -> None:
+    """Write one line, in a process that is configured.
+
+    Past `logging`, which would be a tenth of a request's time.
+    """
+    if LOGGER.isEnabledFor(logging.INFO):
+        sys.stderr.write(_line("info", event, fields) + "\n")
+
+
+def _line(level: str, event: str, fields: Mapping[str, object]) -> str:
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    line = {"time": time, "level": level, "event": event, **fields}
+    return orjson.dumps(line, default=str).decode()

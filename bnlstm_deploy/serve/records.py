@@ -1,6 +1,5 @@
 """What is counted and logged of each request, whatever protocol it came by."""
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +99,6 @@ class Records:
             self._failures.labels(*labels, fault.reason).inc()
         log(
             "request",
-            logging.INFO,
             id=record.id[:MAX_ID],
             protocol=record.protocol,
             model=record.model,
