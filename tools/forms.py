@@ -120,11 +120,7 @@ def write_forms(variant: str, size: Size, seed: int, folder: Path) -> tuple[list
             continue  # not exact
         written.append(name)
     auto = export(model, folder / "auto.onnx")
-    chosen = f"{auto.form}, {auto.folding}"
-    if chosen not in written:  # the form that has no name of its own to ask for it by
-        (folder / "auto.onnx").rename(folder / f"{chosen}.onnx")
-        written.append(chosen)
-    return written, chosen
+    return written, f"{auto.form}, {auto.folding}"
 
 
 def measure_variants(
@@ -185,7 +181,7 @@ def _measure(variant: str, setup: Setup, names: list[str], auto: str, seconds: f
 
 
 def _load(path: Path, threads: int) -> Run:
-    return partial(_run, Session(path, intra_op_num_threads=threads))
+    return partial(_run, Session(path, intra_op_num_threads=threads, native=False))
 
 
 def _run(session: Session, x: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bnlstm_deploy.errors import ExportError
-from bnlstm_deploy.export.forms import FACTORED, MATERIALIZED, either, lstm, scan, unrolled
+from bnlstm_deploy.export.forms import FACTORED, MATERIALIZED, lstm, scan, unrolled
 from bnlstm_deploy.export.forms.parts import REDUCED
 from bnlstm_deploy.fold import FoldedDirection
 
@@ -66,9 +66,6 @@ class Request:
             )
 
 
-_STEPWISE = "Only what comes from the input changes over time; the rest is an ordinary LSTM"
-
-
 class Choice(NamedTuple):
     """How one layer and direction is exported."""
 
@@ -81,10 +78,14 @@ class Choice(NamedTuple):
 def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
     """Choose the form and the folding of one layer and direction.
 
+    A file is for all machines, so nothing depends on whether this one has the native kernel. That
+    computes float32 and float64 on CPUs, and the form is nothing to it. What is chosen for a CPU is
+    one body that loses little at any size where the kernel is not to be had.
+
     Args:
         direction: The fold that is exported, in its dtype.
-        request: What is asked for. What it leaves to `auto` is whatever is fastest on its target
-            among what is exact; docs/forms.md has the figures behind it.
+        request: What is asked for. What it leaves to `auto` is what suits its target best among
+            what is exact; docs/forms.md has the figures behind it.
         name: Of the direction in messages: its path and parameter suffix.
 
     Raises:
@@ -102,17 +103,14 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
         if len(direction.bias) == 1:
             return Choice(lstm.FORM, FACTORED, "The fold is an ordinary LSTM, the same over time.")
         if request.on_gpu:
-            return Choice(lstm.FORM, FACTORED, f"{_STEPWISE}, which cuDNN computes.")
-        most = either.most_streams(direction.hidden_size)
-        if most > 0:
             return Choice(
-                either.FORM,
+                lstm.FORM,
                 FACTORED,
-                f"{_STEPWISE}, up to {most} streams; for more a Scan is faster.",
+                "Only what comes from the input changes over time; the rest is an ordinary LSTM, "
+                "which cuDNN computes.",
             )
         obstacle = (
-            "the input's part changes over time, and that takes the form lstm long with "
-            f"H = {direction.hidden_size}"
+            "only an identity of 4H x 4H would bring it the input's part, which changes over time"
         )
     if request.form == unrolled.FORM or (
         request.form == AUTO and request.on_gpu and request.length is not None

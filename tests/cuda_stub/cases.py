@@ -13,6 +13,9 @@ from bnlstm_deploy.nn.cell import PATHS, NormPath
 from tests.models import randomize
 
 D, H = 8, 32
+STREAMS = 5
+"""N. Odd, so that no (N,) has the size of a shape: see stub_set_result."""
+
 LENGTHS = (3, 6)
 """Two T, in steps of which a timestep's work is what differs.
 
@@ -30,15 +33,13 @@ GIVEN = ("", "lengths", "state", "lengths, state")
 
 @dataclass(frozen=True)
 class Kind:
-    """A form and a folding, of a layer that it is exact for, with a number of streams."""
+    """A form and a folding, of a layer that it is exact for."""
 
     form: str
     folding: str
     normalize: tuple[NormPath, ...]
     of: str
     """The layer, or what else tells the kinds of one form and folding apart."""
-    streams: int = 5
-    """N. Odd, so that no (N,) has the size of a shape: see stub_set_result."""
 
     @property
     def name(self) -> str:
@@ -53,9 +54,6 @@ KINDS = (
     Kind("scan", "materialized", PATHS, ""),
     Kind("lstm", "factored", (), "the same over time"),
     Kind("lstm", "factored", ("input",), "only the input's part changes"),
-    Kind("lstm-or-scan", "factored", ("input",), "few streams"),
-    # more than the 32768 / H^2 up to which it takes the LSTM operator
-    Kind("lstm-or-scan", "factored", ("input",), "many streams", streams=41),
 )
 
 
@@ -106,7 +104,7 @@ def _write(file: File, folder: Path, length: int | None) -> Path:
         randomize(model),
         path,
         dtype=getattr(torch, file.dtype),
-        form="auto" if file.kind.form == "lstm-or-scan" else file.kind.form,
+        form=file.kind.form,
         folding=file.kind.folding,
         length=length,
     )

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from bnlstm_deploy.runtime import Session
-from tests.cuda_stub.cases import DTYPES, FILES, KINDS, LENGTHS, D, File, H
+from tests.cuda_stub.cases import DTYPES, FILES, KINDS, LENGTHS, STREAMS, D, File, H
 from tests.cuda_stub.environment import require_stubs
 from tests.cuda_stub.launches import load
 from tests.cuda_stub.measure import counted, feeds, open_session, rows, run_once
@@ -53,8 +53,8 @@ def test_sessions_of_the_package_run_there(kind, folder):
     session = Session(File(kind, 1, 1).write(folder, LENGTHS[-1]), providers=("cuda", "cpu"))
     assert session.providers == ("CUDAExecutionProvider", "CPUExecutionProvider")
     with counted() as results:
-        y, state = session(np.zeros((LENGTHS[-1], kind.streams, D), np.float32))
-    assert y.shape == (LENGTHS[-1], kind.streams, H)
-    assert state.h.shape == (1, kind.streams, H)
+        y, state = session(np.zeros((LENGTHS[-1], STREAMS, D), np.float32))
+    assert y.shape == (LENGTHS[-1], STREAMS, H)
+    assert state.h.shape == (1, STREAMS, H)
     assert results[0].kernels.total() > 0
     assert not results[0].errors

@@ -48,7 +48,7 @@ def exported(kind, dtype, opset, path, length=4, directions=1):
         randomize(model),
         path,
         dtype=getattr(torch, dtype),
-        form="auto" if kind.form == "lstm-or-scan" else kind.form,
+        form=kind.form,
         folding=kind.folding,
         length=length if kind.form == "unrolled" else None,
         opset=opset,

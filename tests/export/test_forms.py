@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from bnlstm_deploy.export import forms, op
-from bnlstm_deploy.export.forms import either
 from bnlstm_deploy.export.forms.unrolled import WIDTH, split_widths
 from bnlstm_deploy.fold import FoldedDirection
 from tests.export.nodes import (
@@ -32,16 +31,7 @@ KINDS = [
     ("unrolled", "factored"),
     ("unrolled", "materialized"),
     ("lstm", "factored"),
-    ("lstm-or-scan", "factored"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_are_two():
-    """Let the form lstm-or-scan take its one branch for up to 2 streams of H = 4."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(either, "WORK", 2 * 4 * 4)
-        yield
 
 
 def make_direction(generator, *, hidden=4, num_rows=3, rows=None):
@@ -76,7 +66,7 @@ def allowed(form, folding, num_rows):
 @given(st.data())
 def test_it_computes_the_fold(form, folding, data):
     generator = np.random.default_rng(data.draw(st.integers(0, 2**16)))
-    num_rows = data.draw(st.integers(2 if form == "lstm-or-scan" else 1, 4))
+    num_rows = data.draw(st.integers(1, 4))
     rows = data.draw(st.lists(st.integers(0, num_rows - 1), min_size=1, max_size=6))
     direction = make_direction(generator, num_rows=num_rows, rows=rows)
     time, batch = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 3))
@@ -214,25 +204,3 @@ def test_materialized_rows_that_are_shared_are_one_weight(folding, tmp_path):
     weights = 3 if folding == "materialized" else 0
     # the input's scale, half of c_0, and the doubling of four arrays
     assert counts["Mul"] == 20 * per_step + 1 + 1 + 4 + weights
-
-
-def test_both_branches_of_lstm_or_scan_are_there_and_each_is_taken():
-    generator = np.random.default_rng(0)
-    direction = make_direction(generator)
-    present = allowed("lstm-or-scan", "factored", 3)
-    body = forms.function("lstm-or-scan", "factored", make_site(direction, present))
-    (choice,) = (node for node in body.node if node.op_type == "If")
-    few, many = (attribute.g for attribute in choice.attribute)
-    assert [n.op_type for n in all_nodes(few.node)].count("LSTM") == 1
-    assert "Scan" not in [n.op_type for n in all_nodes(few.node)]
-    assert "LSTM" not in [n.op_type for n in all_nodes(many.node)]
-    assert "Scan" in [n.op_type for n in all_nodes(many.node)]
-    model = make_model(direction, present, "lstm-or-scan", "factored", dtype=np.float32)
-    limits = [
-        i
-        for f in model.functions
-        for n in f.node
-        if n.output[0] == "most"
-        for i in [n.attribute[0].i]
-    ]
-    assert limits == [2]

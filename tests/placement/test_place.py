@@ -38,7 +38,7 @@ def of(placements, op):
         ("unrolled", "factored", FULL),
         ("unrolled", "materialized", FULL),
         ("lstm", "factored", ()),
-        ("auto", "auto", ("input",)),  # lstm-or-scan
+        ("lstm", "factored", ("input",)),
     ],
 )
 @pytest.mark.parametrize("opset", [18, 20, 23])
@@ -47,7 +47,7 @@ def test_every_form_has_kernels(form, folding, normalize, opset, tmp_path):
     length = 5 if form == "unrolled" else None
     path = tmp_path / "m.onnx"
     metadata = export(model, path, form=form, folding=folding, length=length, opset=opset)
-    assert metadata.form == ("lstm-or-scan" if form == "auto" else form)
+    assert metadata.form == form
     nodes = place(path)
     missing = {p.op for p in nodes if p.status is Status.MISSING}
     assert not missing

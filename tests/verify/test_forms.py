@@ -26,7 +26,7 @@ MODELS = [
     ({"bidirectional": True}, FIXED | MATERIALIZED, "unrolled", "materialized"),
     ({"max_length": 9}, {"target": "cuda", "length": 4}, "unrolled", "materialized"),
     ({"num_layers": 2, "bidirectional": True, "normalize": ()}, {}, "lstm", "factored"),
-    ({"batch_first": True, "normalize": ("input",)}, {}, "lstm-or-scan", "factored"),
+    ({"batch_first": True, "normalize": ("input",)}, {"form": "lstm"}, "lstm", "factored"),
     ({"normalize": ("hidden",), "max_length": 1}, {}, "lstm", "factored"),
 ]
 

@@ -2,7 +2,7 @@
 
 import onnx
 
-from bnlstm_deploy.export.forms import either, lstm, scan, unrolled
+from bnlstm_deploy.export.forms import lstm, scan, unrolled
 from bnlstm_deploy.export.forms.parts import Site
 
 FACTORED = "factored"
@@ -14,8 +14,6 @@ def function(form: str, folding: str, site: Site) -> onnx.FunctionProto:
     materialized = folding == MATERIALIZED
     if form == lstm.FORM:
         return lstm.function(site)
-    if form == either.FORM:
-        return either.function(site)
     if form == unrolled.FORM:
         return unrolled.function(site, materialized=materialized)
     return scan.function(site, materialized=materialized)

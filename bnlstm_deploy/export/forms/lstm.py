@@ -28,13 +28,13 @@ def function(site: Site) -> onnx.FunctionProto:
       {parts.CONSTANTS}
       {parts.DYNAMIC_TIME}
       {"" if constant else parts.rows(site.present) + parts.gates_x(site)}
-      {operator(site)}
+      {_operator(site)}
     """
     form = f"{FORM}_{site.hidden_size}{'' if constant else '_stepwise'}"
     return parts.function(parts.overload(form, site), site, body)
 
 
-def operator(site: Site) -> str:
+def _operator(site: Site) -> str:
     """The LSTM node and what leads to it, from the gates' part of X or, with one row, from X."""
     ragged, constant = "lengths" in site.present, site.num_rows == 1
     return f"""

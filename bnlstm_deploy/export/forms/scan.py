@@ -33,13 +33,13 @@ def function(site: Site, *, materialized: bool) -> onnx.FunctionProto:
       {parts.rows(site.present)}
       {parts.gates_x(site)}
       {_weights(site) if own_weights else ""}
-      {recurrence(site, own_weights=own_weights)}
+      {_recurrence(site, own_weights=own_weights)}
     """
     form = f"{FORM}_materialized" if materialized else FORM
     return parts.function(parts.overload(form, site), site, body)
 
 
-def recurrence(site: Site, *, own_weights: bool) -> str:
+def _recurrence(site: Site, *, own_weights: bool) -> str:
     """The Scan from the gates' part of X on, or the choice between two of them."""
     if "lengths" in site.present:
         return _chosen_scan(site, own_weights=own_weights)
