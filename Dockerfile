@@ -4,7 +4,7 @@
 FROM python:3.11-slim
 ARG PROVIDER=cpu
 COPY . /src
-RUN pip install --no-cache-dir "/src[$PROVIDER,serve]" && rm -rf /src
+RUN pip install --no-cache-dir "/src[$PROVIDER,serve]" && rm -rf /src ~/.cache
 USER 1000
 EXPOSE 8080 8081
 ENTRYPOINT ["bnlstm-deploy"]

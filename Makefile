@@ -1,11 +1,13 @@
-# make demo            convert, run and verify the trained example
-# make test            lint, types and tests, as CI runs them
-# make honest          the checker on 300 random models that are right, of which test takes 100
-# make test-cuda-stub  what the CUDA provider does with exported files, counted without a GPU
-# make launches        count it anew: tests/cuda_stub/launches.json, docs/gpu.md, placement/measured.json
-# make test-gpu        the CUDA provider's numbers, captured and not; needs a GPU
-# make test-triton     exported files on a real tritonserver
-# make clean           remove the environments and the demo's files
+# make demo                convert, run and verify the trained example
+# make test                lint, types and tests, as CI runs them
+# make wheels              the wheel of every platform, built on this one and checked: dist/
+# make test-native-oldest  the native kernel on the oldest ONNX Runtime that is supported
+# make honest              the checker on 300 random models that are right, of which test takes 100
+# make test-cuda-stub      what the CUDA provider does with exported files, counted without a GPU
+# make launches            count it anew: tests/cuda_stub/launches.json, docs/gpu.md, placement/measured.json
+# make test-gpu            the CUDA provider's numbers, captured and not; needs a GPU
+# make test-triton         exported files on a real tritonserver
+# make clean               remove the environments and the demo's files
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -15,8 +17,11 @@ ON_STUB := BNLSTM_CUDA_STUB=1 LD_LIBRARY_PATH=$(CURDIR)/$(STUB)/cuda_stub $(STUB
 
 GPU := .venv-gpu
 TRITON := .venv-triton
+OLDEST := .venv-oldest
+# Installing compiles these.
+NATIVE := hatch_build.py bnlstm_deploy/native/build.py $(wildcard bnlstm_deploy/native/src/*)
 
-.PHONY: demo test honest test-cuda-stub test-gpu test-triton launches clean
+.PHONY: demo test wheels test-native-oldest honest test-cuda-stub test-gpu test-triton launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -26,6 +31,12 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=auto
+
+wheels: .venv/installed
+	$(BIN)/python -m tools.wheels
+
+test-native-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/pytest --confcutdir=tests/native/oldest tests/native/oldest
 
 honest: .venv/installed
 	HONEST_MODELS=300 $(BIN)/pytest --numprocesses=auto tests/verify/test_honest.py
@@ -49,11 +60,12 @@ launches: $(STUB)/installed
 	$(ON_STUB)/python -m tests.cuda_stub.kernels
 
 clean:
-	rm -rf .venv $(STUB) $(GPU) $(TRITON) demo
+	rm -rf .venv $(STUB) $(GPU) $(TRITON) $(OLDEST) demo dist
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[cpu,convert,serve,client,ray,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt \
+		--editable '.[cpu,convert,serve,client,ray,native,dev]'
 	touch $@
 
 # Without the extras [cuda,cudnn], gigabytes in whose place the stubs are. The other two are headers.
@@ -67,6 +79,13 @@ $(STUB)/installed: pyproject.toml constraints.txt
 $(TRITON)/installed: tests/triton/requirements.txt
 	$(PYTHON) -m venv $(TRITON)
 	$(TRITON)/bin/pip install --quiet --requirement $<
+	touch $@
+
+# The oldest that pyproject.toml admits.
+$(OLDEST)/installed: pyproject.toml $(NATIVE)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --constraint constraints.txt --editable . pytest
+	$(OLDEST)/bin/pip install --quiet onnxruntime==1.23.0
 	touch $@
 
 # torch's CUDA build is what PyPI has for Linux.

@@ -80,4 +80,6 @@ def test_modules_fit_on_a_few_screens():
         spec = importlib.util.find_spec(info.name)
         assert spec is not None
         assert spec.origin is not None
+        if not spec.origin.endswith(".py"):  # the native kernel's library
+            continue
         assert len(Path(spec.origin).read_text().splitlines()) <= 300, info.name

@@ -1,0 +1,281 @@
+#include "forward.h"
+
+#include <math.h>
+#include <string.h>
+
+namespace bnlstm {
+namespace {
+
+// Streams' h and c while the timesteps pass. h of a timestep is its row of Y, where Y is wanted.
+template <class T>
+class States {
+ public:
+  States(const Node &node, const Outputs<T> &out)
+      : node_(node),
+        Y_(out.Y),
+        c_(out.Y_c),
+        h_own_(out.Y ? 0 : 2 * static_cast<size_t>(node.N) * node.H),
+        c_own_(out.Y_c ? 0 : static_cast<size_t>(node.N) * node.H) {
+    if (!c_) c_ = c_own_.get();
+  }
+
+  explicit operator bool() const { return h_own_ && c_own_; }
+
+  void start(int64_t n) const { memcpy(c(n), node_.state<T>(INITIAL_C, n), bytes()); }
+
+  T *c(int64_t n) const { return c_ + n * node_.H; }
+  T *h(int64_t t, int64_t n) const {
+    T *base = Y_ ? Y_ + t * node_.N * node_.H : h_own_.get() + t % 2 * node_.N * node_.H;
+    return base + n * node_.H;
+  }
+  const T *h_before(int64_t t, int64_t n) const {
+    return t ? h(t - 1, n) : node_.state<T>(INITIAL_H, n);
+  }
+  // What Y is past a stream's length.
+  void pad(int64_t t, int64_t n) const {
+    if (Y_) memset(h(t, n), 0, bytes());
+  }
+  void finish(int64_t n, T *Y_h) const {
+    if (Y_h) memcpy(Y_h + n * node_.H, h_before(node_.length(n), n), bytes());
+  }
+
+ private:
+  size_t bytes() const { return node_.H * sizeof(T); }
+
+  const Node &node_;
+  T *Y_, *c_;
+  Array<T> h_own_, c_own_;
+};
+
+// How a call is shared among threads. Shares of streams run through all timesteps without waiting for
+// each other. Shares of hidden units meet after each timestep.
+struct Shares {
+  int64_t streams = 1, units = 1;
+};
+
+// Multiplications whose time, some 3 us, pays for handing them to other threads.
+constexpr int64_t WORTH_SHARING = 150'000;
+// Weights, up to which each core keeps all of them in its own cache.
+constexpr int64_t KEPT = 100'000;
+// Of a share, so that its products are made together.
+constexpr int64_t FEWEST_STREAMS = 6, FEWEST_PANELS = 2;
+
+// With two shares a thread, one that was held up leaves the second to others.
+int64_t shares_of(int64_t all, int64_t fewest, int64_t threads) {
+  int64_t most = all / fewest > threads ? all / fewest : threads;
+  if (most > 2 * threads) most = 2 * threads;
+  return all < most ? all : most;
+}
+
+Shares share(const Node &node, int64_t panels, int threads) {
+  const int64_t weights = 4 * node.H * (node.H + node.D);
+  if (threads == 1) return {};
+  if (node.N > 1 && weights <= KEPT) {
+    if (node.T * node.N * weights < WORTH_SHARING) return {};
+    return {shares_of(node.N, FEWEST_STREAMS, threads), 1};
+  }
+  if (node.N * weights < WORTH_SHARING) return {};
+  return {1, shares_of(panels, FEWEST_PANELS, threads)};
+}
+
+// Streams at a timestep are multiplied together; where there are few, timesteps are, for the input.
+constexpr int64_t PROJECTED_TOGETHER = 24;
+// Up to so many features, reading the weights again costs less than keeping products.
+constexpr int64_t FUSED_FEATURES = 4;
+
+int64_t timesteps_projected_together(const Node &node, int64_t streams) {
+  int64_t block = PROJECTED_TOGETHER / streams;
+  if (node.D <= FUSED_FEATURES || block < 2) return 0;
+  return block < node.T ? block : node.T;
+}
+
+class Group {
+ public:
+  Group(const Node &node, const Kernel &kernel, const Layer &layer, const States<float> &states,
+        int64_t begin, int64_t end)
+      : node_(node), kernel_(kernel), layer_(layer), states_(states), begin_(begin), end_(end) {
+    block_ = timesteps_projected_together(node, end - begin);
+    layer_.projected = block_ > 0;
+    int64_t most = (end - begin) * (block_ > 0 ? block_ : 1);
+    row_ = 4 * kernel.padded(node.H);
+    streams_ = Array<Stream>(end - begin);
+    x_ = Array<const float *>(most);
+    out_ = Array<float *>(most);
+    products_ = Array<float>(layer_.projected ? most * row_ : 0);
+  }
+
+  explicit operator bool() const { return streams_ && x_ && out_ && products_; }
+
+  ort::Status *run(int64_t unit_shares, const Threads &threads) const {
+    const int64_t panels = kernel_.panels(node_.H);
+    // Calls run(begin, end) for shares of the panels, if there is something to do.
+    auto parallel = [&](int64_t count, const auto &run) -> ort::Status * {
+      if (count == 0) return nullptr;
+      return threads.parallel_for(unit_shares, [&](int64_t i) {
+        run(i * panels / unit_shares, (i + 1) * panels / unit_shares);
+      });
+    };
+    for (int64_t n = begin_; n < end_; n++) states_.start(n);
+    for (int64_t t = 0; t < node_.T; t++) {
+      if (layer_.projected && t % block_ == 0) {
+        int64_t count = collect_inputs(t, t + block_ < node_.T ? t + block_ : node_.T);
+        if (ort::Status *status = parallel(count, [&](int64_t begin, int64_t end) {
+              kernel_.project(layer_, x_.get(), out_.get(), count, begin, end);
+            })) {
+          return status;
+        }
+      }
+      int64_t count = collect_streams(t);
+      if (ort::Status *status = parallel(count, [&](int64_t begin, int64_t end) {
+            // What the timestep before read last may still be in the cache.
+            kernel_.step(layer_, streams_.get(), count, begin, end, t % 2 == 1);
+          })) {
+        return status;
+      }
+    }
+    return nullptr;
+  }
+
+ private:
+  const float *input(int64_t t, int64_t n) const {
+    return node_.in[X].as<float>() + (t * node_.N + n) * node_.D;
+  }
+
+  float *product(int64_t t, int64_t n) const {
+    return products_.get() + (t % block_ * (end_ - begin_) + n - begin_) * row_;
+  }
+
+  int64_t collect_inputs(int64_t t, int64_t end) const {
+    int64_t count = 0;
+    for (; t < end; t++) {
+      for (int64_t n = begin_; n < end_; n++) {
+        if (t >= node_.length(n)) continue;
+        x_.get()[count] = input(t, n);
+        out_.get()[count] = product(t, n);
+        count++;
+      }
+    }
+    return count;
+  }
+
+  int64_t collect_streams(int64_t t) const {
+    int64_t count = 0;
+    for (int64_t n = begin_; n < end_; n++) {
+      if (t >= node_.length(n)) {
+        states_.pad(t, n);
+        continue;
+      }
+      Stream &stream = streams_.get()[count++];
+      stream.x = layer_.projected ? product(t, n) : input(t, n);
+      stream.h = states_.h_before(t, n);
+      stream.h_next = states_.h(t, n);
+      stream.c = states_.c(n);
+      stream.row = node_.row(n, t);
+    }
+    return count;
+  }
+
+  const Node &node_;
+  const Kernel &kernel_;
+  Layer layer_;
+  const States<float> &states_;
+  int64_t begin_, end_;  // streams
+  int64_t block_, row_;
+  Array<Stream> streams_;
+  Array<const float *> x_;
+  Array<float *> out_;
+  Array<float> products_;
+};
+
+Rows rows(const Node &node, Input input, const float *otherwise) {
+  if (!node.in[input].given) return {otherwise, 0};
+  return {node.in[input].as<float>(), node.in[input].sizes[1]};
+}
+
+double sigmoid(double x) { return 1 / (1 + exp(-x)); }
+
+double dot(const double *a, const double *b, int64_t count) {
+  double sum = 0;
+  for (int64_t i = 0; i < count; i++) sum += a[i] * b[i];
+  return sum;
+}
+
+// One timestep of one stream.
+void step(const Node &node, int64_t row, const double *x, const double *h, double *h_next,
+          double *c) {
+  auto at = [&](Input input, int64_t index, double otherwise) {
+    const Tensor &t = node.in[input];
+    return t.given ? t.as<double>()[row * t.sizes[1] + index] : otherwise;
+  };
+  for (int64_t j = 0; j < node.H; j++) {
+    double gate[4];
+    for (int g = 0; g < 4; g++) {
+      int64_t i = g * node.H + j;
+      double input = dot(node.in[WEIGHT_IH].as<double>() + i * node.D, x, node.D);
+      double hidden = dot(node.in[WEIGHT_HH].as<double>() + i * node.H, h, node.H);
+      gate[g] = at(INPUT_SCALE, i, 1) * input + at(HIDDEN_SCALE, i, 1) * hidden + at(BIAS, i, 0);
+    }
+    c[j] = sigmoid(gate[1]) * c[j] + sigmoid(gate[0]) * ::tanh(gate[2]);
+    h_next[j] = sigmoid(gate[3]) * ::tanh(at(CELL_SCALE, j, 1) * c[j] + at(CELL_SHIFT, j, 0));
+  }
+}
+
+}  // namespace
+
+ort::Status *forward(const Node &node, const Kernel &kernel, const Packed &packed,
+                     const Outputs<float> &out, const Threads &threads, bool &enough_memory) {
+  enough_memory = false;
+  States<float> states(node, out);
+  // -0 is what changes no number that it is added to.
+  Array<float> ones(4 * node.H), zeros(node.H);
+  if (!states || !ones || !zeros) return nullptr;
+  for (int64_t i = 0; i < 4 * node.H; i++) ones.get()[i] = 1;
+  for (int64_t i = 0; i < node.H; i++) zeros.get()[i] = -0.0f;
+  Layer layer = {};
+  layer.H = node.H;
+  layer.D = node.D;
+  layer.weight_ih = packed.weight_ih;
+  layer.weight_hh = packed.weight_hh;
+  layer.input_scale = rows(node, INPUT_SCALE, ones.get());
+  layer.hidden_scale = rows(node, HIDDEN_SCALE, ones.get());
+  layer.bias = rows(node, BIAS, nullptr);
+  layer.cell_scale = rows(node, CELL_SCALE, ones.get());
+  layer.cell_shift = rows(node, CELL_SHIFT, zeros.get());
+
+  Shares shares = share(node, kernel.panels(node.H), threads.count);
+  bool all_ran = true;
+  ort::Status *failure = nullptr;  // of shares of units, where there is one share of streams
+  ort::Status *status = threads.parallel_for(shares.streams, [&](int64_t i) {
+    int64_t begin = i * node.N / shares.streams, end = (i + 1) * node.N / shares.streams;
+    Group group(node, kernel, layer, states, begin, end);
+    if (!group) {
+      __atomic_store_n(&all_ran, false, __ATOMIC_RELAXED);
+      return;
+    }
+    if (ort::Status *status = group.run(shares.units, threads)) failure = status;
+    for (int64_t n = begin; n < end; n++) states.finish(n, out.Y_h);
+  });
+  enough_memory = __atomic_load_n(&all_ran, __ATOMIC_RELAXED);
+  return status ? status : failure;
+}
+
+ort::Status *forward(const Node &node, const Outputs<double> &out, const Threads &threads,
+                     bool &enough_memory) {
+  States<double> states(node, out);
+  enough_memory = static_cast<bool>(states);
+  if (!enough_memory) return nullptr;
+  return threads.parallel_for(node.N, [&](int64_t n) {
+    states.start(n);
+    for (int64_t t = 0; t < node.T; t++) {
+      if (t >= node.length(n)) {
+        states.pad(t, n);
+        continue;
+      }
+      const double *x = node.in[X].as<double>() + (t * node.N + n) * node.D;
+      step(node, node.row(n, t), x, states.h_before(t, n), states.h(t, n), states.c(n));
+    }
+    states.finish(n, out.Y_h);
+  });
+}
+
+}  // namespace bnlstm

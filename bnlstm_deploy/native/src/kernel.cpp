@@ -1,0 +1,380 @@
+// One timestep of many streams in float32, written with the compiler's portable vectors.
+//
+// ISA names the instruction set that this file is compiled for, once for each.
+#include "kernel.h"
+
+#include <string.h>
+
+#if defined(WIDTH)  // a test's own
+#elif defined(__AVX512F__)
+#define WIDTH 16
+#define STREAMS 6
+#elif defined(__AVX2__)
+#define WIDTH 8
+#define STREAMS 3
+#elif defined(__aarch64__)
+#define WIDTH 4
+#define STREAMS 6
+#else
+#define WIDTH 4
+#define STREAMS 2
+#endif
+
+namespace bnlstm {
+namespace {
+
+constexpr int W = WIDTH;              // floats of a vector
+constexpr int MAX_STREAMS = STREAMS;  // whose sums of four vectors each stay in registers
+
+typedef float Floats __attribute__((vector_size(W * 4)));
+typedef double Doubles __attribute__((vector_size(W * 8)));
+typedef uint32_t Bits __attribute__((vector_size(W * 4)));
+
+inline Floats all(float value) { return value - Floats{}; }
+
+// Whether a product is rounded before the sum is up to the instruction set, and not to what the
+// compiler makes of one place or another: it would not be the same for all streams.
+inline Floats multiply_add(Floats a, Floats b, Floats c) {
+#if (defined(__FMA__) || defined(__aarch64__)) && defined(__clang__)
+  return __builtin_elementwise_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// a * b + c in one rounding, on every instruction set.
+inline Floats fused(Floats a, Floats b, Floats c) {
+#if (defined(__FMA__) || defined(__aarch64__)) && defined(__clang__)
+  return multiply_add(a, b, c);
+#else
+  auto wide = [](Floats v) { return __builtin_convertvector(v, Doubles); };
+  return __builtin_convertvector(wide(a) * wide(b) + wide(c), Floats);
+#endif
+}
+
+// The first `width` floats at p, and zeros; only the first `units` if that is not the `whole`.
+template <int width, bool whole>
+inline Floats load(const float *p, int units) {
+  Floats v{};
+  memcpy(&v, p, (whole ? width : units) * sizeof(float));
+  return v;
+}
+
+template <int width, bool whole>
+inline void store(float *p, Floats v, int units) {
+  memcpy(p, &v, (whole ? width : units) * sizeof(float));
+}
+
+constexpr float LOG2_E = 1.44269504088896341f;
+constexpr float LN2_HIGH = 0.693359375f;  // 9 bits: its product with n is exact
+constexpr float LN2_LOW = -2.12194440054690583e-4f;
+constexpr float TO_INTEGER = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to integers
+constexpr float EXP_2 = 0.5f;
+constexpr float EXP_3 = 0x1.555554p-3f;
+constexpr float EXP_4 = 0x1.5554f8p-5f;
+constexpr float EXP_5 = 0x1.1112d4p-7f;
+constexpr float EXP_6 = 0x1.6d3aacp-10f;
+constexpr float EXP_7 = 0x1.9e7d78p-13f;
+
+// e^y = 2^n (1 + p) for -105 <= y <= 0, or NaN. |r| is at most ln(2) / 2, and p = e^r - 1 a polynomial
+// whose relative error is 2^-31, by Remez' algorithm: it keeps all digits of a small y. Several are
+// made at once, so that each waits less and constants are read once.
+template <int count>
+struct Exponentials {
+  Bits n[count];
+  Floats p[count];
+
+  inline explicit Exponentials(const Floats (&y)[count]) {
+    Floats r[count], r_2[count], q[count];
+    for (int i = 0; i < count; i++) {
+      Floats shifted = multiply_add(y[i], all(LOG2_E), all(TO_INTEGER));
+      n[i] = (Bits)shifted - (Bits)all(TO_INTEGER);
+      r[i] = multiply_add(shifted - all(TO_INTEGER), all(-LN2_HIGH), y[i]);
+      r[i] = multiply_add(shifted - all(TO_INTEGER), all(-LN2_LOW), r[i]);
+    }
+    for (int i = 0; i < count; i++) r_2[i] = r[i] * r[i];
+    for (int i = 0; i < count; i++) q[i] = multiply_add(all(EXP_7), r[i], all(EXP_6));
+    for (int i = 0; i < count; i++) p[i] = multiply_add(all(EXP_5), r[i], all(EXP_4));
+    for (int i = 0; i < count; i++) q[i] = multiply_add(q[i], r_2[i], p[i]);
+    for (int i = 0; i < count; i++) p[i] = multiply_add(all(EXP_3), r[i], all(EXP_2));
+    for (int i = 0; i < count; i++) q[i] = multiply_add(q[i], r_2[i], p[i]);
+    for (int i = 0; i < count; i++) p[i] = multiply_add(q[i], r_2[i], r[i]);
+  }
+};
+
+// 2^n for n from -126 on.
+inline Floats power_of_2(Bits n) { return (Floats)((n + 127) << 23); }
+
+inline Bits sign_of(Floats x) { return (Bits)x & (Bits)all(-0.0f); }
+inline Floats minus_magnitude(Floats x) { return (Floats)((Bits)x | (Bits)all(-0.0f)); }
+inline Floats at_least(float least, Floats y) { return y < all(least) ? all(least) : y; }
+
+// sigmoid(x) = 1 / (1 + e^-x), from e^y for y = -|x|, which does not overflow. That is 0 from 105 on;
+// before, it becomes subnormal in one rounding. With s = sigmoid(y) = e^y / (1 + e^y) it is e^y - e^y s,
+// which is more exact than s, or 1 - s.
+inline Floats sigmoid_exponent(Floats x) { return at_least(-105.0f, minus_magnitude(x)); }
+inline Floats sigmoid(Floats x, Bits n, Floats p) {
+  Floats scale = power_of_2(n + 32);
+  Floats power = multiply_add(scale, p, scale) * 0x1p-32f;
+  Floats s = power / (1.0f + power);
+  Floats limit = x < Floats{} ? power : all(1.0f);
+  return multiply_add(-limit, s, limit);
+}
+
+// tanh(x) = d / (2 - d) with the sign of x, for d = 1 - e^y and y = -2|x|; as d / 2 + d / 2 * tanh(x), in
+// one rounding, it is more exact. It is 1 from 10 on.
+inline Floats tanh_exponent(Floats x) { return at_least(-20.0f, 2.0f * minus_magnitude(x)); }
+inline Floats tanh(Floats x, Bits n, Floats p) {
+  Floats scale = power_of_2(n);
+  Floats d = multiply_add(-scale, p, 1.0f - scale);
+  Floats magnitude = fused(0.5f * d, d / (2.0f - d), 0.5f * d);
+  return (Floats)((Bits)magnitude | sign_of(x));
+}
+
+// A panel of `units` <= `width` hidden units from `unit` on.
+struct Panel {
+  int64_t unit;
+  int width;  // W, W/2 or W/4
+  int units;
+};
+
+int64_t panels(int64_t H) {
+  int left = static_cast<int>(H % W);
+  int small = left == 0 ? 0 : (left > W / 2 && left <= W - W / 4) ? 2 : 1;
+  return H / W + small;
+}
+
+inline Panel panel(int64_t index, int64_t H) {
+  int64_t whole = H / W;
+  if (index < whole) return {index * W, W, W};
+  int64_t unit = whole * W;
+  int left = static_cast<int>(H - unit);
+  if (left > W - W / 4) return {unit, W, left};
+  if (left > W / 2) {
+    if (index == whole) return {unit, W / 2, W / 2};
+    return {unit + W / 2, W / 4, left - W / 2};
+  }
+  int width = left > W / 4 ? W / 2 : W / 4;
+  return {unit, width, left};
+}
+
+int64_t padded(int64_t H) {
+  if (H == 0) return 0;
+  Panel last = panel(panels(H) - 1, H);
+  return last.unit + last.width;
+}
+
+void pack(const float *weight, int64_t H, int64_t inputs, float *packed) {
+  int64_t count = panels(H);
+  for (int64_t i = 0; i < count; i++) {
+    Panel p = panel(i, H);
+    float *out = packed + 4 * p.unit * inputs;
+    if (p.units < p.width) memset(out, 0, 4 * p.width * inputs * sizeof(float));
+    for (int gate = 0; gate < 4; gate++) {
+      for (int u = 0; u < p.units; u++) {
+        const float *from = weight + (gate * H + p.unit + u) * inputs;
+        for (int64_t k = 0; k < inputs; k++) out[(4 * k + gate) * p.width + u] = from[k];
+      }
+    }
+  }
+}
+
+// The products of `count` panels' weights, one panel behind the other, with the inputs of `streams`
+// streams. To one input belong V vectors of a panel's weights, in order of the gates: one each, or two
+// or four gates in one. There are four sums all the same, for each waits for its last addition: with
+// V < 4 they are of every second or fourth input, and added up at the end.
+template <int V, int streams, int count>
+inline void multiply(const float *weights, int64_t inputs, const float *const *input,
+                     Floats (&result)[count][streams][V]) {
+  constexpr int parts = 4 / V;
+  Floats sum[count][streams][4];
+  for (int p = 0; p < count; p++) {
+    for (int s = 0; s < streams; s++) {
+      for (int v = 0; v < 4; v++) sum[p][s][v] = Floats{};
+    }
+  }
+  int64_t k = 0;
+  for (; k + parts <= inputs; k += parts) {
+    for (int p = 0; p < count; p++) {
+      for (int v = 0; v < 4; v++) {
+        Floats weight;
+        memcpy(&weight, weights + ((p * inputs + k) * V + v) * W, sizeof weight);
+        for (int s = 0; s < streams; s++) {
+          sum[p][s][v] = multiply_add(all(input[s][k + v / V]), weight, sum[p][s][v]);
+        }
+      }
+    }
+  }
+  for (int part = 0; part < parts - 1; part++) {  // the inputs left; where there are any, count is 1
+    if (k + part == inputs) break;
+    for (int v = 0; v < V; v++) {
+      Floats weight;
+      memcpy(&weight, weights + ((k + part) * V + v) * W, sizeof weight);
+      for (int s = 0; s < streams; s++) {
+        Floats &to = sum[0][s][part * V + v];
+        to = multiply_add(all(input[s][k + part]), weight, to);
+      }
+    }
+  }
+  for (int p = 0; p < count; p++) {
+    for (int s = 0; s < streams; s++) {
+      for (int v = 0; v < V; v++) {
+        Floats total = sum[p][s][v];
+        for (int part = 1; part < parts; part++) total += sum[p][s][v + part * V];
+        result[p][s][v] = total;
+      }
+    }
+  }
+}
+
+// From the sums of a panel's four gates to c. Returns the gate o.
+template <int width, bool whole>
+inline Floats update_cell(const Layer &layer, const Stream &at, const Panel &p, const float *input,
+                          const float *hidden) {
+  const int units = p.units;
+  const float *input_scale = layer.input_scale.at(at.row) + p.unit;
+  const float *hidden_scale = layer.hidden_scale.at(at.row) + p.unit;
+  const float *bias = layer.bias.at(at.row) + p.unit;
+  Floats gate[4];
+  for (int g = 0; g < 4; g++) {
+    const int64_t offset = g * layer.H;
+    gate[g] = load<width, whole>(bias + offset, units);
+    gate[g] = multiply_add(load<width, true>(input + g * width, width),
+                           load<width, whole>(input_scale + offset, units), gate[g]);
+    gate[g] = multiply_add(load<width, true>(hidden + g * width, width),
+                           load<width, whole>(hidden_scale + offset, units), gate[g]);
+  }
+  Exponentials<4> e({sigmoid_exponent(gate[0]), sigmoid_exponent(gate[1]), tanh_exponent(gate[2]),
+                     sigmoid_exponent(gate[3])});
+  Floats c = load<width, whole>(at.c + p.unit, units);
+  Floats new_c = sigmoid(gate[0], e.n[0], e.p[0]) * tanh(gate[2], e.n[2], e.p[2]);
+  c = multiply_add(sigmoid(gate[1], e.n[1], e.p[1]), c, new_c);
+  store<width, whole>(at.c + p.unit, c, units);
+  return sigmoid(gate[3], e.n[3], e.p[3]);
+}
+
+// From c and o to h.
+template <int width, bool whole>
+inline void output(const Layer &layer, const Stream &at, const Panel &p, Floats o) {
+  const int units = p.units;
+  Floats c = multiply_add(load<width, whole>(at.c + p.unit, units),
+                          load<width, whole>(layer.cell_scale.at(at.row) + p.unit, units),
+                          load<width, whole>(layer.cell_shift.at(at.row) + p.unit, units));
+  Exponentials<1> e({tanh_exponent(c)});
+  store<width, whole>(at.h_next + p.unit, o * tanh(c, e.n[0], e.p[0]), units);
+}
+
+// What follows the products of a panel, for some streams. One tanh waits for another: in two loops the
+// streams' waits overlap.
+template <int V, bool whole>
+__attribute__((noinline)) void finish(const Layer &layer, const Stream *stream, int streams,
+                                      const Panel &p, const Floats (*input)[V],
+                                      const Floats (*hidden)[V]) {
+  constexpr int width = V * W / 4;
+  Floats o[MAX_STREAMS];
+  for (int s = 0; s < streams; s++) {
+    const float *product = reinterpret_cast<const float *>(input[s]);
+    if (layer.projected) product = stream[s].x + 4 * p.unit;
+    o[s] = update_cell<width, whole>(layer, stream[s], p, product,
+                                     reinterpret_cast<const float *>(hidden[s]));
+  }
+  for (int s = 0; s < streams; s++) output<width, whole>(layer, stream[s], p, o[s]);
+}
+
+// One timestep of `count` panels, the first of which is p.
+template <int V, int streams, int count>
+void step_panels(const Layer &layer, const Stream *stream, Panel p) {
+  const float *x[streams], *h[streams];
+  for (int s = 0; s < streams; s++) {
+    x[s] = stream[s].x;
+    h[s] = stream[s].h;
+  }
+  Floats input[count][streams][V], hidden[count][streams][V];
+  if (!layer.projected) {
+    multiply<V, streams>(layer.weight_ih + 4 * p.unit * layer.D, layer.D, x, input);
+  }
+  multiply<V, streams>(layer.weight_hh + 4 * p.unit * layer.H, layer.H, h, hidden);
+  for (int i = 0; i < count; i++) {
+    if (i > 0) p = panel(p.unit / W + 1, layer.H);
+    auto finish_panel = p.units == p.width ? finish<V, true> : finish<V, false>;
+    finish_panel(layer, stream, streams, p, input[i], hidden[i]);
+  }
+}
+
+template <int V, int streams>
+void project_panel(const Layer &layer, const float *const *x, float *const *out, int64_t unit) {
+  Floats product[1][streams][V];
+  multiply<V, streams>(layer.weight_ih + 4 * unit * layer.D, layer.D, x, product);
+  for (int s = 0; s < streams; s++) memcpy(out[s] + 4 * unit, product[0][s], sizeof product[0][s]);
+}
+
+template <int value_>
+struct Constant {
+  static constexpr int value = value_;
+};
+
+// Calls run(Constant<V>, Constant<streams>, first) for each of `shares` shares of streams.
+template <int V, int streams = MAX_STREAMS, class Run>
+inline void run_shares(int64_t share, int64_t shares, int64_t first, Run &run) {
+  if constexpr (streams > 0) {
+    if (share < streams) return run_shares<V, streams - 1>(share, shares, first, run);
+    for (int64_t i = 0; i < shares; i++) run(Constant<V>(), Constant<streams>(), first + i * streams);
+  }
+}
+
+// Shares out `count` streams as equally as can be, with V of the panel's width.
+template <class Run>
+inline void dispatch(int width, int64_t count, Run run) {
+  const int64_t shares = (count + MAX_STREAMS - 1) / MAX_STREAMS;
+  const int64_t share = count / shares, larger = count % shares;
+  auto run_all = [&](auto V) {
+    run_shares<decltype(V)::value>(share + 1, larger, 0, run);
+    run_shares<decltype(V)::value>(share, shares - larger, larger * (share + 1), run);
+  };
+  if (width == W) {
+    run_all(Constant<4>());
+  } else if (width == W / 2) {
+    run_all(Constant<2>());
+  } else {
+    run_all(Constant<1>());
+  }
+}
+
+void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begin, int64_t end,
+          bool backwards) {
+  for (int64_t i = begin; i < end; i++) {
+    Panel p = panel(backwards ? begin + end - 1 - i : i, layer.H);
+    // One stream has too few sums to keep the multipliers busy; two panels have enough.
+    if (count == 1 && i + 1 < end) {
+      Panel next = panel(backwards ? begin + end - 2 - i : i + 1, layer.H);
+      if (p.width == W && next.width == W) {
+        step_panels<4, 1, 2>(layer, streams, backwards ? next : p);
+        i++;
+        continue;
+      }
+    }
+    dispatch(p.width, count, [&](auto V, auto share, int64_t first) {
+      step_panels<decltype(V)::value, decltype(share)::value, 1>(layer, streams + first, p);
+    });
+  }
+}
+
+void project(const Layer &layer, const float *const *x, float *const *out, int64_t count,
+             int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; i++) {
+    const Panel p = panel(i, layer.H);
+    dispatch(p.width, count, [&](auto V, auto share, int64_t first) {
+      project_panel<decltype(V)::value, decltype(share)::value>(layer, x + first, out + first,
+                                                                p.unit);
+    });
+  }
+}
+
+}  // namespace
+
+#define NAME_OF(isa) #isa
+#define NAME(isa) NAME_OF(isa)
+
+const Kernel ISA = {NAME(ISA), panels, padded, pack, project, step};
+
+}  // namespace bnlstm

@@ -1,0 +1,286 @@
+// The custom operator `bnlstm::BNLSTM` of ONNX Runtime for CPUs, in float32 and float64.
+#include <stdlib.h>
+#include <string.h>
+
+#include "abi.h"
+#include "cpu.h"
+#include "forward.h"
+
+namespace bnlstm {
+namespace {
+
+constexpr size_t OUTPUTS = 3;
+
+// The operator for one type, as it is registered with sessions of one kind.
+struct Op : ort::CustomOp {
+  ort::ElementType type;
+  const Kernel *kernel;
+  int threads;
+};
+
+// A node of a session.
+class Instance {
+ public:
+  Instance(const Op &op, const ort::Api &api) : op_(op), api_(api) {}
+
+  // Keeps the inputs that do not change from call to call; weights are packed.
+  ort::Status *keep_constants(const ort::KernelInfo *info) {
+    size_t count;
+    if (ort::Status *status = api_.KernelInfo_GetInputCount(info, &count)) return status;
+    for (size_t i = 0; i < count && i < INPUTS; i++) {
+      int constant = 0;
+      const ort::Value *value = nullptr;
+      ort::Status *status = api_.KernelInfoGetConstantInput_tensor(info, i, &constant, &value);
+      if (!status && constant && value) status = read(value, constants_.in[i]);
+      if (status) return status;
+    }
+    rows_are_right_ = constants_.has_right_rows();
+    if (op_.type != ort::FLOAT) return nullptr;
+    bool enough_memory = keep(WEIGHT_IH, weight_ih_) && keep(WEIGHT_HH, weight_hh_);
+    return enough_memory ? nullptr : no_memory();
+  }
+
+  ort::Status *compute(ort::KernelContext *context) const {
+    Node node = constants_;
+    if (ort::Status *status = read_inputs(context, node)) return status;
+    Message message;
+    if (!node.check(!rows_are_right_, message)) {
+      return api_.CreateStatus(ort::INVALID_ARGUMENT, message.text);
+    }
+    void *out[OUTPUTS] = {};
+    if (ort::Status *status = make_outputs(context, node, out)) return status;
+    if (node.N == 0 || node.H == 0 || !(out[0] || out[1] || out[2])) return nullptr;
+
+    const Threads threads(api_, context, op_.threads);
+    bool enough_memory;
+    ort::Status *status =
+        op_.type == ort::FLOAT
+            ? forward(node, outputs<float>(out), threads, enough_memory)
+            : bnlstm::forward(node, outputs<double>(out), threads, enough_memory);
+    return !status && !enough_memory ? no_memory() : status;
+  }
+
+ private:
+  ort::Status *forward(const Node &node, const Outputs<float> &out, const Threads &threads,
+                       bool &enough_memory) const {
+    Array<float> ih, hh;  // weights that are not constant
+    if (!weight_ih_) ih = pack(node.in[WEIGHT_IH]);
+    if (!weight_hh_) hh = pack(node.in[WEIGHT_HH]);
+    const Packed weights = {weight_ih_ ? weight_ih_.get() : ih.get(),
+                            weight_hh_ ? weight_hh_.get() : hh.get()};
+    enough_memory = weights.weight_ih && weights.weight_hh;
+    if (!enough_memory) return nullptr;
+    return bnlstm::forward(node, *op_.kernel, weights, out, threads, enough_memory);
+  }
+
+  bool keep(Input input, Array<float> &packed) const {
+    const Tensor &weight = constants_.in[input];
+    if (!weight.given || weight.rank != 2 || weight.sizes[0] % 4) return true;  // `compute` tells why
+    packed = pack(weight);
+    return static_cast<bool>(packed);
+  }
+
+  Array<float> pack(const Tensor &weight) const {
+    int64_t H = weight.sizes[0] / 4, inputs = weight.sizes[1];
+    Array<float> packed(4 * op_.kernel->padded(H) * inputs);
+    if (packed) op_.kernel->pack(weight.as<float>(), H, inputs, packed.get());
+    return packed;
+  }
+
+  ort::Status *read(const ort::Value *value, Tensor &tensor) const {
+    ort::TensorTypeAndShapeInfo *info;
+    if (ort::Status *status = api_.GetTensorTypeAndShape(value, &info)) return status;
+    ort::Status *status = api_.GetDimensionsCount(info, &tensor.rank);
+    size_t read = tensor.rank < 3 ? tensor.rank : 3;  // more are an error anyway
+    if (!status) status = api_.GetDimensions(info, tensor.sizes, read);
+    api_.ReleaseTensorTypeAndShapeInfo(info);
+    void *data = nullptr;
+    if (!status) status = api_.GetTensorMutableData(value, &data);
+    tensor.data = data;
+    tensor.given = true;
+    return status;
+  }
+
+  ort::Status *read_inputs(const ort::KernelContext *context, Node &node) const {
+    size_t count;
+    if (ort::Status *status = api_.KernelContext_GetInputCount(context, &count)) return status;
+    for (size_t i = 0; i < count && i < INPUTS; i++) {
+      if (node.in[i].given) continue;
+      const ort::Value *value = nullptr;  // as it stays for one that is left empty
+      ort::Status *status = api_.KernelContext_GetInput(context, i, &value);
+      if (!status && value) status = read(value, node.in[i]);
+      if (status) return status;
+    }
+    return nullptr;
+  }
+
+  ort::Status *make_outputs(ort::KernelContext *context, const Node &node,
+                            void *(&out)[OUTPUTS]) const {
+    const int64_t Y[] = {node.T, node.N, node.H};
+    size_t count;
+    if (ort::Status *status = api_.KernelContext_GetOutputCount(context, &count)) return status;
+    for (size_t i = 0; i < count && i < OUTPUTS; i++) {
+      ort::Value *value = nullptr;  // as it stays for one that is not used
+      ort::Status *status = api_.KernelContext_GetOutput(context, i, i == 0 ? Y : Y + 1,
+                                                         i == 0 ? 3 : 2, &value);
+      if (!status && value) status = api_.GetTensorMutableData(value, &out[i]);
+      if (status) return status;
+    }
+    return nullptr;
+  }
+
+  template <class T>
+  static Outputs<T> outputs(void *(&out)[OUTPUTS]) {
+    return {static_cast<T *>(out[0]), static_cast<T *>(out[1]), static_cast<T *>(out[2])};
+  }
+
+  ort::Status *no_memory() const {
+    return api_.CreateStatus(ort::FAIL, "BNLSTM: there is not enough memory for weights and states");
+  }
+
+  const Op &op_;
+  const ort::Api api_;
+  Node constants_;
+  bool rows_are_right_ = false;
+  Array<float> weight_ih_, weight_hh_;  // packed; null where they are not constant
+};
+
+ort::Status *create(const ort::CustomOp *op, const void *functions, const ort::KernelInfo *info,
+                    void **kernel) {
+  const ort::Api api(static_cast<const void *const *>(functions));
+  void *memory = malloc(sizeof(Instance));
+  if (!memory) return api.CreateStatus(ort::FAIL, "BNLSTM: there is not enough memory for a node");
+  Instance *instance = new (memory) Instance(*static_cast<const Op *>(op), api);
+  *kernel = instance;
+  return instance->keep_constants(info);
+}
+
+void destroy(void *kernel) {
+  static_cast<Instance *>(kernel)->~Instance();
+  free(kernel);
+}
+
+void fill(Op &op, ort::ElementType type, const Kernel &kernel, int threads) {
+  using ort::CustomOp;
+  op.version = ort::API_VERSION;
+  op.type = type;
+  op.kernel = &kernel;
+  op.threads = threads;
+  op.GetName = [](const CustomOp *) { return "BNLSTM"; };
+  op.GetExecutionProviderType = [](const CustomOp *) { return "CPUExecutionProvider"; };
+  op.GetInputTypeCount = [](const CustomOp *) { return size_t(INPUTS); };
+  op.GetInputType = [](const CustomOp *op, size_t i) {
+    return i < LENGTHS ? static_cast<const Op *>(op)->type : ort::INT64;
+  };
+  op.GetInputCharacteristic = [](const CustomOp *, size_t i) {
+    return i < REQUIRED_INPUTS ? ort::REQUIRED : ort::OPTIONAL;
+  };
+  op.GetOutputTypeCount = [](const CustomOp *) { return OUTPUTS; };
+  op.GetOutputType = [](const CustomOp *op, size_t) { return static_cast<const Op *>(op)->type; };
+  op.GetOutputCharacteristic = [](const CustomOp *, size_t) { return ort::OPTIONAL; };
+  op.GetInputMemoryType = [](const CustomOp *, size_t) { return 0; };
+  op.GetStartVersion = op.GetEndVersion = [](const CustomOp *) { return 1; };
+  op.CreateKernelV2 = create;
+  op.KernelComputeV2 = [](void *kernel, ort::KernelContext *context) {
+    return static_cast<const Instance *>(kernel)->compute(context);
+  };
+  op.KernelDestroy = destroy;
+}
+
+// What was registered stays: sessions use it, and later ones of the same kind share it.
+struct Registration {
+  Op ops[2];
+  ort::CustomOpDomain *domain;
+  Registration *next;
+};
+
+Registration *registrations = nullptr;
+
+ort::Status *registered(const ort::Api &api, const Kernel &kernel, int threads,
+                        ort::CustomOpDomain **domain) {
+  Registration *first = __atomic_load_n(&registrations, __ATOMIC_ACQUIRE);
+  for (Registration *r = first; r; r = r->next) {
+    if (r->ops[0].kernel == &kernel && r->ops[0].threads == threads) {
+      *domain = r->domain;
+      return nullptr;
+    }
+  }
+  auto *made = static_cast<Registration *>(calloc(1, sizeof(Registration)));
+  if (!made) return api.CreateStatus(ort::FAIL, "BNLSTM: there is not enough memory");
+  fill(made->ops[0], ort::FLOAT, kernel, threads);
+  fill(made->ops[1], ort::DOUBLE, kernel, threads);
+  ort::Status *status = api.CreateCustomOpDomain("bnlstm", &made->domain);
+  for (Op &op : made->ops) {
+    if (!status) status = api.CustomOpDomain_Add(made->domain, &op);
+  }
+  if (status) return status;
+  made->next = first;
+  while (!__atomic_compare_exchange_n(&registrations, &made->next, made, false, __ATOMIC_RELEASE,
+                                      __ATOMIC_RELAXED)) {
+  }
+  *domain = made->domain;
+  return nullptr;
+}
+
+// The best kernel of this CPU, or the one that the environment names.
+ort::Status *choose(const ort::Api &api, const Kernel **kernel) {
+  const char *name = getenv("BNLSTM_DEPLOY_NATIVE");
+  const bool best = !name || !*name || !strcmp(name, "0") || !strcmp(name, "1");
+  char known[64] = "";
+  *kernel = nullptr;
+  for (const InstructionSet &set : INSTRUCTION_SETS) {
+    bool named = !best && !strcmp(name, set.kernel.name);
+    if ((best || named) && set.available()) *kernel = &set.kernel;
+    snprintf(known + strlen(known), sizeof known - strlen(known), " %s%s", set.kernel.name,
+             set.available() ? "" : " (not on this CPU)");
+  }
+  if (*kernel) return nullptr;
+  Message message;
+  message.write("BNLSTM_DEPLOY_NATIVE is '%s'; set it to one of:%s. Or unset it: the best is taken",
+                name, known);
+  return api.CreateStatus(ort::INVALID_ARGUMENT, message.text);
+}
+
+// How many threads nodes run on: what the session's options say, or one for each processor.
+ort::Status *count_threads(const ort::Api &api, const ort::SessionOptions *options, int *count) {
+  constexpr const char *KEY = "bnlstm.intra_op_num_threads";
+  constexpr int MOST = 256;
+  int found = 0;
+  char text[16] = "";
+  size_t size = sizeof text;
+  ort::Status *status = api.HasSessionConfigEntry(options, KEY, &found);
+  if (!status && found) status = api.GetSessionConfigEntry(options, KEY, text, &size);
+  *count = atoi(text);
+  if (*count < 1) *count = processors();
+  if (*count > MOST) *count = MOST;
+  return status;
+}
+
+}  // namespace
+}  // namespace bnlstm
+
+#if defined(_WIN32)
+#define EXPORTED __declspec(dllexport)
+#else
+#define EXPORTED __attribute__((visibility("default")))
+#endif
+
+extern "C" EXPORTED ort::Status *RegisterCustomOps(ort::SessionOptions *options,
+                                                   const ort::ApiBase *base) {
+  const ort::Api api(base->GetApi(ort::API_VERSION));
+  if (!api) {
+    bnlstm::Message message;
+    message.write("BNLSTM: the kernel needs API version %u of ONNX Runtime, and this one, %s, is older; "
+                  "install ONNX Runtime 1.21 or newer",
+                  ort::API_VERSION, base->GetVersionString());
+    return ort::Api(base->GetApi(1)).CreateStatus(ort::NOT_IMPLEMENTED, message.text);
+  }
+  const bnlstm::Kernel *kernel;
+  int threads;
+  ort::CustomOpDomain *domain;
+  ort::Status *status = bnlstm::choose(api, &kernel);
+  if (!status) status = bnlstm::count_threads(api, options, &threads);
+  if (!status) status = bnlstm::registered(api, *kernel, threads, &domain);
+  if (!status) status = api.AddCustomOpDomain(options, domain);
+  return status;
+}

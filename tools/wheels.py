@@ -1,0 +1,132 @@
+"""Builds the wheel of every platform on this machine, and checks the native libraries in them.
+
+python -m tools.wheels
+
+They are written to dist/. The pure wheel, for every other platform, is one of them.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import lief
+from rich.console import Console
+from rich.table import Table
+
+from bnlstm_deploy.native.build import PLATFORMS, Platform
+from bnlstm_deploy.version import __version__
+
+DIST = Path("dist")
+
+MAX_BYTES = 200_000
+"""The largest library that is allowed."""
+
+OLDEST_GLIBC = 17
+"""The minor version of the oldest glibc 2 that Linux wheels run on, as their tags say."""
+
+# Those after the first are Mach-O's own, which Zig's linker exports.
+EXPORTS = {
+    "linux": {"RegisterCustomOps"},
+    "darwin": {"_RegisterCustomOps", "__mh_dylib_header", "___dso_handle"},
+    "win32": {"RegisterCustomOps"},
+}
+NEEDED = {
+    "linux": r"lib[cm]\.so\.6",
+    "darwin": r"/usr/lib/libSystem\.B\.dylib",
+    "win32": r"KERNEL32\.dll|api-ms-win-crt-\w+-l1-1-0\.dll",
+}
+"""The libraries of C, and of Windows, that are everywhere."""
+
+
+def make(name: str, folder: Path) -> Path:
+    """Build a wheel in `folder` and return its file.
+
+    Args:
+        name: One of `PLATFORMS`, or `"any"` for the pure wheel.
+        folder: Where to write it.
+    """
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder],
+        env=os.environ | {"BNLSTM_DEPLOY_WHEEL": name},
+        check=True,
+    )
+    tag = "any" if name == "any" else PLATFORMS[name].tag
+    return folder / f"bnlstm_deploy-{__version__}-py3-none-{tag}.whl"
+
+
+def library_of(wheel: Path, platform: Platform) -> bytes:
+    """Return the native library in a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(f"bnlstm_deploy/native/{platform.library}")
+
+
+def library_faults(library: bytes, platform: Platform) -> list[str]:
+    """Return what is wrong with a library: its size, its symbols, the libraries that it needs."""
+    lief.logging.disable()  # it warns of the empty tables that Zig writes
+    binary = lief.parse(library)
+    match binary:
+        case lief.ELF.Binary():
+            exports = {str(symbol.name) for symbol in binary.exported_symbols}
+            needed = {str(name) for name in binary.libraries}
+        case lief.MachO.Binary():
+            exports = {str(symbol.name) for symbol in binary.exported_symbols}
+            own = lief.MachO.LoadCommand.TYPE.ID_DYLIB
+            needed = {str(item.name) for item in binary.libraries if item.command != own}
+        case lief.PE.Binary():
+            exports = {str(function.name) for function in binary.exported_functions}
+            needed = {str(name) for name in binary.libraries}
+        case _:
+            return ["it is no library"]
+    faults = []
+    if len(library) > MAX_BYTES:
+        faults.append(f"it has {len(library)} bytes, more than {MAX_BYTES}")
+    if exports != EXPORTS[platform.system]:
+        faults.append(f"it exports {', '.join(sorted(exports)) or 'nothing'}")
+    faults += [
+        f"it needs {name}"
+        for name in sorted(needed)
+        if not re.fullmatch(NEEDED[platform.system], name)
+    ]
+    return faults
+
+
+def policy_faults(wheel: Path) -> list[str]:
+    """Return what keeps a wheel for Linux from the manylinux policy that its tag names."""
+    done = subprocess.run(
+        [sys.executable, "-m", "auditwheel", "show", "--json", wheel],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    tag = json.loads(done.stdout)["overall_tag"]
+    glibc = re.match(r"manylinux_2_(\d+)_", tag)
+    if glibc and int(glibc[1]) <= OLDEST_GLIBC:
+        return []
+    return [f"auditwheel finds it consistent with {tag} only"]
+
+
+def main() -> None:
+    """Build and check them all; exit with 1 if one has a fault."""
+    table = Table("wheel", "wheel, KB", "library, KB", "faults")
+    failed = False
+    for name in ("any", *PLATFORMS):
+        wheel = make(name, DIST)
+        size, faults = "", []
+        if name != "any":
+            library = library_of(wheel, PLATFORMS[name])
+            size = f"{len(library) / 1e3:.0f}"
+            faults = library_faults(library, PLATFORMS[name])
+        if name.startswith("linux"):
+            faults += policy_faults(wheel)
+        failed |= bool(faults)
+        table.add_row(name, f"{wheel.stat().st_size / 1e3:.0f}", size, "; ".join(faults) or "none")
+    Console().print(table)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
