@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bnlstm_deploy.atomic import replacing
-from bnlstm_deploy.cli.options import JsonReport, Model, Providers, Threads, split
+from bnlstm_deploy.cli.options import JsonReport, Model, Native, Providers, Threads, split
 from bnlstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def bench(
     seconds: Annotated[float, typer.Option(help="Time for each size.", min=0)] = 1.0,
     providers: Providers = "cpu",
     threads: Threads = None,
+    native: Native = True,
     json_report: JsonReport = None,
 ) -> None:
     """Measure latency and throughput over batch sizes and lengths.
@@ -50,7 +51,9 @@ def bench(
     from bnlstm_deploy.runtime import Session
 
     console = Console()
-    session = Session(model, providers=split(providers), intra_op_num_threads=threads)
+    session = Session(
+        model, providers=split(providers), intra_op_num_threads=threads, native=native
+    )
     batches = batch_size or [1, 32]
     lengths = length or [session.metadata.length or session.metadata.steps]
     if min(*batches, *lengths) < 1:
@@ -60,7 +63,7 @@ def bench(
         _measure(session, batch, steps, seconds)
         for batch, steps in track(sizes, "Measuring", console=console, transient=True)
     ]
-    table = Table(title=f"{model.name} on {session.providers[0]}")
+    table = Table(title=f"{model.name} on {session.providers[0]}, {session.native}")
     for column in ("streams", "timesteps", "median ms", "p99 ms", "us a timestep", "streams/s"):
         table.add_column(column, justify="right")
     for row in rows:
@@ -74,7 +77,12 @@ def bench(
         )
     console.print(table)
     if json_report is not None:
-        report = {"providers": session.providers, "threads": threads, "sizes": rows}
+        report = {
+            "providers": session.providers,
+            "kernel": str(session.native),
+            "threads": threads,
+            "sizes": rows,
+        }
         with replacing(json_report) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
 

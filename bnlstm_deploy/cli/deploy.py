@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.cli.deploy_ray import ray
-from bnlstm_deploy.cli.options import Force, Model, Threads
+from bnlstm_deploy.cli.options import Force, Model, Native, Threads
 from bnlstm_deploy.deploy.names import check_name
 from bnlstm_deploy.deploy.triton_config import Backend, Instance, Options, Strategy
 from bnlstm_deploy.errors import InputError
@@ -112,6 +113,17 @@ def triton(
         int, typer.Option(help="How many there are, on each GPU if they run there.")
     ] = DEFAULT.instances,
     threads: Threads = None,
+    native: Native = True,
+    native_library: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where Triton's ONNX Runtime finds the native kernel's library, which is written "
+            "beside model.onnx: /models/NAME/1/libbnlstm.so for a repository that a container has "
+            "as /models. [default: its path here]",
+            show_default=False,
+        ),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Write a model repository for Triton Inference Server.
@@ -119,7 +131,7 @@ def triton(
     Example: bnlstm-deploy deploy triton digits.onnx -o repository
     """
     from bnlstm_deploy.deploy.interface import describe
-    from bnlstm_deploy.deploy.triton import write_repository
+    from bnlstm_deploy.deploy.triton import find_kernel, server_path, write_repository
     from bnlstm_deploy.deploy.triton_config import configuration
     from bnlstm_deploy.runtime import Session
 
@@ -135,13 +147,20 @@ def triton(
         instances=instances,
         threads=threads,
     )
-    session = Session(model)
+    session = Session(model, native=native)
     if sequence is None:
         sequence = all(layers.streams for layers in session.metadata.layers)
     interface = describe(session, sequence=sequence, lengths=lengths)
-    fields = configuration(
-        check_name(model.stem if name is None else name), interface, session.metadata, options
-    )
+    name = check_name(model.stem if name is None else name)
+    kernel = find_kernel(session, instance)
+    library = None
+    if kernel.library is not None:
+        library = server_path(kernel.library, repository, name, backend, native_library)
+    elif native_library is not None:
+        raise InputError(
+            f"--native-library is given, and what runs is the {kernel}; leave the option out"
+        )
+    fields = configuration(name, interface, session.metadata, options, library=library)
 
     def save(destination: Path) -> None:
         if backend is Backend.python:
@@ -149,9 +168,13 @@ def triton(
         else:
             _save_batch_first(model, destination, interface)
 
-    folder = write_repository(repository, fields, interface, save, force=force)
+    folder = write_repository(
+        repository, fields, interface, save, library=kernel.library, force=force
+    )
     kind = "streams" if sequence else "whole sequences"
-    Console().print(f"Wrote [bold]{folder}[/bold] for Triton's {backend} backend: {kind}")
+    Console().print(
+        f"Wrote [bold]{folder}[/bold] for Triton's {backend} backend: {kind}, {escape(str(kernel))}"
+    )
 
 
 @deploy.command("kserve", no_args_is_help=True)
@@ -188,6 +211,7 @@ def kserve(
     cpu: Annotated[str, typer.Option(help="Cores of a server.")] = "1",
     memory: Annotated[str, typer.Option(help="Memory of a server.")] = "1Gi",
     gpus: Annotated[int, typer.Option(help="GPUs of a server.")] = 0,
+    native: Native = True,
     token_secret: Annotated[
         str | None,
         typer.Option(
@@ -207,7 +231,8 @@ def kserve(
     from bnlstm_deploy.deploy.kserve import Service, manifest
     from bnlstm_deploy.runtime import Session
 
-    Session(model)  # what is not an exported file of this package is refused here, not in a cluster
+    # What is not an exported file of this package is refused here, not in a cluster.
+    session = Session(model, native=native)
     service = Service(
         name=model.stem if name is None else name,
         file=model.name,
@@ -218,6 +243,7 @@ def kserve(
         cpu=cpu,
         memory=memory,
         gpus=gpus,
+        native=native,
         token_secret=token_secret,
     )
     if output is None:
@@ -227,7 +253,8 @@ def kserve(
         raise InputError(f"{output} exists; choose another name, or replace it with --force")
     with replacing(output) as temporary:
         temporary.write_text(manifest(service), encoding="utf-8")
-    Console().print(f"Wrote [bold]{output}[/bold]")
+    kernel = escape(str(session.native))
+    Console().print(f"Wrote [bold]{output}[/bold]; on a CPU like this one: {kernel}")
 
 
 def _save_batch_first(model: Path, destination: Path, interface: "Interface") -> None:

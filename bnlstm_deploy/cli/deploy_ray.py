@@ -19,7 +19,7 @@ from bnlstm_deploy.cli.limits import (
     SequenceIdle,
     Timeout,
 )
-from bnlstm_deploy.cli.options import Force, Providers, Threads, split
+from bnlstm_deploy.cli.options import Force, Native, Providers, Threads, split
 from bnlstm_deploy.deploy.names import check_name
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.extras import require
@@ -65,6 +65,7 @@ def ray(
     ] = None,
     providers: Providers = "cpu",
     threads: Threads = None,
+    native: Native = True,
     min_replicas: Annotated[
         int, typer.Option(min=1, help="The least.", rich_help_panel=REPLICAS)
     ] = 1,
@@ -115,11 +116,12 @@ def ray(
     wanted = split(providers)
     here = address is None and output is None  # the nodes of a cluster may have other providers
     for entry in find(models):  # what cannot be used is refused here, not in the cluster
-        Session(entry.path, providers=wanted if here else ("cpu",))
+        Session(entry.path, providers=wanted if here else ("cpu",), native=native)
     options = Options(
         models=[absolute(model) for model in models],
         providers=providers,
         threads=threads,
+        native=native,
         limits=Limits(
             max_batch=max_batch,
             max_wait=max_wait,

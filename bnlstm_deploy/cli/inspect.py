@@ -141,7 +141,13 @@ def _session(path: Path) -> "Session":
         with runnable(path, ("cpu",)) as copy:
             if copy == path:
                 raise
-            return Session(copy)
+            return Session(copy, native=False)
+
+
+def _kernel(session: "Session") -> str:
+    if session.metadata.dtype == "bfloat16":
+        return "none: a CPU has no kernels for bfloat16"
+    return str(session.native)
 
 
 def _graph(path: Path) -> dict[str, Any]:
@@ -158,6 +164,7 @@ def _graph(path: Path) -> dict[str, Any]:
 
     return {
         "file": {"path": str(path), "MB": round(path.stat().st_size / 1e6, 3)} | metadata,
+        "on this machine": {"kernel": _kernel(session)},
         "verified": verified or {"": "not yet"},
         "recurrent layers": [entry | {"normalize": _join(entry["normalize"])} for entry in layers],
         "values": [

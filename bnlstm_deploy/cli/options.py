@@ -108,6 +108,14 @@ Threads = Annotated[
         show_default=False,
     ),
 ]
+Native = Annotated[
+    bool,
+    typer.Option(
+        " /--no-native",
+        help="Take the function body in standard operators, not the native kernel for CPUs.",
+        show_default=False,
+    ),
+]
 JsonReport = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Also write the result here.", show_default=False),

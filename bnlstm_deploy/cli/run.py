@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bnlstm_deploy.atomic import replacing
-from bnlstm_deploy.cli.options import Force, Model, Providers, Threads, split
+from bnlstm_deploy.cli.options import Force, Model, Native, Providers, Threads, split
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import CARRIED
 
@@ -44,6 +44,7 @@ def run(
     ] = None,
     providers: Providers = "cpu",
     threads: Threads = None,
+    native: Native = True,
     force: Force = False,
 ) -> None:
     """Run an exported file on arrays from files.
@@ -54,7 +55,9 @@ def run(
 
     if output.exists() and not force:
         raise InputError(f"{output} exists; choose another name, or replace it with --force")
-    session = Session(model, providers=split(providers), intra_op_num_threads=threads)
+    session = Session(
+        model, providers=split(providers), intra_op_num_threads=threads, native=native
+    )
     feeds = _read(input, session.inputs[0].name)
     if state is not None:
         feeds |= _continued(_read(state, ""))

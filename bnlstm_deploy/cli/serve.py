@@ -16,7 +16,7 @@ from bnlstm_deploy.cli.limits import (
     SequenceIdle,
     Timeout,
 )
-from bnlstm_deploy.cli.options import Providers, Threads, split
+from bnlstm_deploy.cli.options import Native, Providers, Threads, split
 from bnlstm_deploy.extras import require
 
 
@@ -46,6 +46,7 @@ def serve(
     ] = None,
     providers: Providers = "cpu",
     threads: Threads = None,
+    native: Native = True,
     max_batch: MaxBatch = 64,
     max_wait: MaxWait = 0.002,
     max_queue: MaxQueue = 1024,
@@ -84,6 +85,7 @@ def serve(
             version=entry.version,
             providers=split(providers),
             threads=threads,
+            native=native,
             limits=limits,
         )
         for entry in find(models)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -19,6 +20,7 @@ from bnlstm_deploy.cli.options import (
     Inputs,
     JsonReport,
     Layout,
+    Native,
     OptionalCheckpoint,
     Prefix,
     Providers,
@@ -63,6 +65,7 @@ def verify(
         float, typer.Option(help="Times the training model's own float32 error allowed.")
     ] = 4.0,
     seed: Annotated[int, typer.Option(help="Of the random inputs.", min=0)] = 0,
+    native: Native = True,
     json_report: JsonReport = None,
     html: Annotated[
         Path | None,
@@ -102,8 +105,9 @@ def verify(
 
     The file itself; the fold against the training model, both in float64; then the file on each
     provider against the training model in float64, relative to the error that the training model
-    itself makes in float32. If it fails, the first failure is looked into. Exit status 1 if any
-    stage fails.
+    itself makes in float32. On the CPU that is its function body, and the native kernel for each
+    instruction set of this machine or for the one that BNLSTM_DEPLOY_NATIVE names. If it fails, the
+    first failure is looked into. Exit status 1 if any stage fails.
 
     Example: bnlstm-deploy verify models/permuted-digits digits.onnx
     """
@@ -122,6 +126,7 @@ def verify(
             loaded,
             model,
             providers=tuple(split(providers)),
+            native=native,
             data=tuple(data or ()),
             search_seconds=search_seconds,
             ratio_limit=ratio,
@@ -152,6 +157,7 @@ def run_check(
     path: Path,
     *,
     providers: "tuple[Provider, ...]" = ("cpu",),
+    native: bool = True,
     data: tuple[Path, ...] = (),
     search_seconds: float = 3.0,
     ratio_limit: float = 4.0,
@@ -173,6 +179,7 @@ def run_check(
             sample=sample,
             data=data,
             providers=providers,
+            native=native,
             search_seconds=search_seconds,
             ratio_limit=ratio_limit,
             seed=seed,
@@ -186,17 +193,7 @@ def run_check(
 
 def show(console: Console, report: "Report") -> None:
     """Print the largest errors of each output, the verdict of each stage, and why it failed."""
-    table = Table(title="Exported graph against the float64 training model")
-    table.add_column("output")
-    for column in ("largest error", "training model's own", "ratio", "p99", "relative L2"):
-        table.add_column(column, justify="right")
-    for name in dict.fromkeys(c.value for c in report.precision):
-        rows = [c for c in report.precision if c.value == name]
-        error, own = max(c.error for c in rows), max(c.own_error for c in rows)
-        ratio = f"{error / own:.2f}" if own > 0 else "-"
-        p99, relative = max(c.p99 for c in rows), max(c.relative_l2 for c in rows)
-        table.add_row(name, f"{error:.1e}", f"{own:.1e}", ratio, f"{p99:.1e}", f"{relative:.1e}")
-    console.print(table)
+    console.print(_errors(report))
     stages = Table(show_header=False, box=None)
     stages.add_column(no_wrap=True)
     stages.add_column(no_wrap=True)
@@ -211,6 +208,11 @@ def show(console: Console, report: "Report") -> None:
             f"changes outputs by up to {report.merge_error:.1e}, measured in float64 on these "
             "cases. The graph is judged against the merged model.[/yellow]"
         )
+    if report.no_native:
+        console.print(
+            f"[yellow]The native kernel was not checked, the file's function body alone: "
+            f"{escape(report.no_native)}.[/yellow]"
+        )
     chaotic = sorted({c.time for c in report.precision if report.chaotic(c)})
     if chaotic:
         console.print(
@@ -219,8 +221,9 @@ def show(console: Console, report: "Report") -> None:
             "is not judged there.[/yellow]"
         )
     for failure in report.failures[:SHOWN_FAILURES]:
+        where = f" on {failure.backend}" if failure.provider else ""
         console.print(
-            f"[red]{failure.value} at {failure.case}: error {failure.error:.1e}, "
+            f"[red]{failure.value} at {failure.case}{where}: error {failure.error:.1e}, "
             f"allowed {report.budget(failure):.1e}[/red]"
         )
     hidden = len(report.failures) - SHOWN_FAILURES
@@ -230,6 +233,27 @@ def show(console: Console, report: "Report") -> None:
         console.print("[bold]Diagnosis[/bold]")
         console.print(report.diagnosis["summary"], markup=False, highlight=False)
     console.print("[bold green]PASSED" if report.passed else "[bold red]FAILED")
+
+
+def _errors(report: "Report") -> Table:
+    """Return the largest errors of each output on each provider and kernel."""
+    precision = report.precision
+    several = len({c.provider for c in precision}) > 1
+    table = Table(title="Exported graph against the float64 training model")
+    for column in ("output", *("provider",) * several, "kernel"):
+        table.add_column(column)
+    for column in ("largest error", "training model's own", "ratio", "p99", "relative L2"):
+        table.add_column(column, justify="right")
+    for name, backend in dict.fromkeys((c.value, c.backend) for c in precision):
+        rows = [c for c in precision if (c.value, c.backend) == (name, backend)]
+        error, own = max(c.error for c in rows), max(c.own_error for c in rows)
+        ratio = f"{error / own:.2f}" if own > 0 else "-"
+        p99, relative = max(c.p99 for c in rows), max(c.relative_l2 for c in rows)
+        where = backend if several else backend[1:]
+        table.add_row(
+            name, *where, f"{error:.1e}", f"{own:.1e}", ratio, f"{p99:.1e}", f"{relative:.1e}"
+        )
+    return table
 
 
 def _read_report(path: Path) -> "Report":

@@ -48,6 +48,8 @@ class Service:
     memory: str = "1Gi"
     """Likewise."""
     gpus: int = 0
+    native: bool = True
+    """Whether the server takes the native kernel where its image has one."""
     token_secret: str | None = None
     """The Kubernetes secret whose key `token` is the bearer token; None to let everybody in."""
 
@@ -87,6 +89,7 @@ def inference_service(service: Service) -> dict[str, Node]:
             *("--http-port", str(HTTP_PORT)),
             *("--grpc-port", str(GRPC_PORT)),
             *(("--providers", "cuda") if service.gpus else ()),
+            *(() if service.native else ("--no-native",)),
         ],
         "env": _environment(service),
         "ports": [

@@ -58,6 +58,7 @@ class Replica:
                 version=entry.version,
                 providers=parse_providers(options.providers),
                 threads=options.threads,
+                native=options.native,
                 limits=options.limits,
             )
             for entry in find(options.models)

@@ -28,6 +28,8 @@ class Options(BaseModel):
     """ONNX Runtime's, in order, comma-separated."""
     threads: int | None = Field(default=1, ge=1)
     """Threads inside an operator; None for one a core of the node."""
+    native: bool = True
+    """Whether replicas take the native kernel, where their node has one."""
     limits: Limits = Field(default_factory=Limits)
     """Of each replica."""
     token_file: str | None = None

@@ -1,17 +1,82 @@
 """A model repository for Triton Inference Server."""
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from bnlstm_deploy.deploy.interface import Interface
 from bnlstm_deploy.deploy.pbtxt import write
-from bnlstm_deploy.deploy.triton_config import Backend, Message
+from bnlstm_deploy.deploy.triton_config import Backend, Instance, Message
 from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.native import library_path
+from bnlstm_deploy.runtime import Session
 
 VERSION = "1"
+
+
+class Kernel(NamedTuple):
+    """What computes the nodes of a deployed file."""
+
+    library: Path | None
+    """The native kernel's, on this machine; None if the function body runs."""
+    reason: str
+    """Why the function body runs, or empty."""
+
+    def __str__(self) -> str:
+        """Return the kernel, and why that one."""
+        return f"function body: {self.reason}" if self.library is None else "native kernel"
+
+
+def find_kernel(session: Session, instance: Instance) -> Kernel:
+    """Return what is to compute a file on Triton.
+
+    Args:
+        session: The file on this machine's CPU: what runs it natively here does so there.
+        instance: Where it is to run.
+    """
+    if instance is Instance.gpu:
+        return Kernel(None, "the native kernel is for CPUs")
+    if not session.native:
+        return Kernel(None, session.native.reason)
+    if sys.platform != "linux":
+        return Kernel(None, f"Triton runs on Linux, and the library here is for {sys.platform}")
+    return Kernel(library_path(), "")
+
+
+def server_path(
+    library: Path, repository: Path, name: str, backend: Backend, asked: str | None = None
+) -> str:
+    """Return how config.pbtxt names the native kernel's library, which is beside the ONNX file.
+
+    Args:
+        library: The library on this machine.
+        repository: The folder into which the model's goes.
+        name: The model's.
+        backend: The python backend looks beside its model, onnxruntime opens a path as it is.
+        asked: The path on the server; by default that on this machine.
+
+    Raises:
+        InputError: `asked` is for the python backend, or not absolute.
+    """
+    if backend is Backend.python:
+        if asked is not None:
+            raise InputError(
+                "--native-library is for the onnxruntime backend; leave it out, since the python "
+                "one takes the library beside its model"
+            )
+        return library.name
+    if asked is None:
+        return str(repository.resolve() / name / VERSION / library.name)
+    if not PurePosixPath(asked).is_absolute():
+        raise InputError(
+            f"--native-library is {asked!r}; pass an absolute path, since Triton would look for "
+            "any other in the folder that it runs in"
+        )
+    return asked
 
 
 def write_repository(
@@ -20,6 +85,7 @@ def write_repository(
     interface: Interface,
     save_model: Callable[[Path], None],
     *,
+    library: Path | None = None,
     force: bool = False,
 ) -> Path:
     """Write one model into a model repository, all of it or nothing.
@@ -30,6 +96,7 @@ def write_repository(
         interface: The model's tensors.
         save_model: Writes the ONNX file to a path: the exported one for the python backend, a
             copy of it that has the batch first for onnxruntime.
+        library: The native kernel's, which is copied beside the ONNX file; None for none.
         force: Whether a model of that name is replaced.
 
     Returns:
@@ -53,6 +120,8 @@ def write_repository(
         (new / VERSION).mkdir(parents=True)
         (new / "config.pbtxt").write_text(write(configuration), encoding="utf-8")
         save_model(new / VERSION / "model.onnx")
+        if library is not None:
+            shutil.copyfile(library, new / VERSION / library.name)
         if configuration["backend"] == Backend.python:
             code = files("bnlstm_deploy.deploy") / "triton_model.py"
             (new / VERSION / "model.py").write_text(code.read_text(encoding="utf-8"))

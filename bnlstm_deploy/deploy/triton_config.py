@@ -100,7 +100,12 @@ class Options:
 
 
 def configuration(
-    name: str, interface: "Interface", metadata: Metadata, options: Options
+    name: str,
+    interface: "Interface",
+    metadata: Metadata,
+    options: Options,
+    *,
+    library: str | None = None,
 ) -> Message:
     """Return the fields of config.pbtxt.
 
@@ -109,6 +114,8 @@ def configuration(
         interface: Its tensors.
         metadata: What the exported file says of itself.
         options: The choices.
+        library: The native kernel's: for the python backend its name beside the ONNX file, for
+            onnxruntime its path on the server. None for none.
     """
     python = options.backend is Backend.python
     ragged = frozenset(metadata.time_axes) if python and metadata.pads else frozenset()
@@ -127,9 +134,12 @@ def configuration(
     else:
         message["dynamic_batching"] = _queue(options)
     if python:
-        facts = json.dumps(_facts(interface, metadata, options))
+        facts = json.dumps(_facts(interface, metadata, options, library))
         message["parameters"] = [{"key": "bnlstm", "value": {"string_value": facts}}]
         return message
+    if library is not None:
+        # Opened as it is: a relative path would be one in the folder that the server runs in.
+        message["model_operations"] = {"op_library_filename": [library]}
     if options.threads is not None:
         threads = {"string_value": str(options.threads)}
         message["parameters"] = [{"key": "intra_op_thread_count", "value": threads}]
@@ -214,7 +224,9 @@ def _warm_up(inputs: "Sequence[Tensor]", batch: int) -> Message:
     return {"name": f"batch {batch}", "batch_size": batch, "inputs": zeros}
 
 
-def _facts(interface: "Interface", metadata: Metadata, options: Options) -> Message:
+def _facts(
+    interface: "Interface", metadata: Metadata, options: Options, library: str | None
+) -> Message:
     """Return what `triton_model.py` has to know."""
     pads = metadata.pads and metadata.length is None
     direct = options.strategy is Strategy.direct
@@ -231,6 +243,7 @@ def _facts(interface: "Interface", metadata: Metadata, options: Options) -> Mess
         "lengths": [layers.value_name("lengths") for layers in metadata.layers],
         "max_sequences": options.max_batch if direct else options.max_sequences,
         "threads": options.threads or 0,
+        "library": library,
         "warm_up": options.warm_up,
     }
 

@@ -75,7 +75,7 @@ class TritonPythonModel:
         """The batch axis of everything, in the file."""
         self.axes |= {name: axis or 0 for name, axis in (self.inputs | self.outputs).items()}
         self.axes |= dict.fromkeys(self.lengths, 0)
-        self.session = _open(args, facts["threads"])
+        self.session = _open(args, facts["threads"], facts["library"])
         self.names = [*self.outputs, *self.carried.values()]
         self.states: OrderedDict[int | str, Arrays] = OrderedDict()
         """Of each stream, with the one used last at the end."""
@@ -205,7 +205,7 @@ class TritonPythonModel:
         return feeds
 
 
-def _open(args: dict[str, Any], threads: int) -> ort.InferenceSession:
+def _open(args: dict[str, Any], threads: int, library: str | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = ERROR_SEVERITY
     options.enable_mem_pattern = False  # patterns are of one shape, and sequences have many
@@ -214,6 +214,9 @@ def _open(args: dict[str, Any], threads: int) -> ort.InferenceSession:
     if args["model_instance_kind"] == "GPU":
         device = {"device_id": args["model_instance_device_id"]}
         providers = [("CUDAExecutionProvider", device), *providers]
+    elif library is not None:  # a kernel for the CPU would keep the nodes from the GPU
+        options.add_session_config_entry("bnlstm.intra_op_num_threads", str(threads))
+        options.register_custom_ops_library(str(Path(__file__).with_name(library)))
     path = Path(__file__).with_name("model.onnx")
     session = ort.InferenceSession(
         str(path), options, providers=providers, disabled_optimizers=CRASHES

@@ -1,38 +1,26 @@
 """Session: an exported file on ONNX Runtime, called with numpy arrays."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.metadata import CARRIED, Metadata, RecurrentLayers
 from bnlstm_deploy.runtime.binding import Binding
-from bnlstm_deploy.runtime.cuda import preload
 from bnlstm_deploy.runtime.device import Device, using
 from bnlstm_deploy.runtime.inputs import DTYPES, Array, Value, check_feeds
+from bnlstm_deploy.runtime.opening import Opening
 from bnlstm_deploy.runtime.options import CPU
 from bnlstm_deploy.runtime.providers import (
     Provider,
-    Resolved,
     check_active,
     check_placed,
     resolve,
-    why_not,
 )
 from bnlstm_deploy.state import State
-
-ERROR_SEVERITY, FATAL_SEVERITY = 3, 4
-
-FROM_CUDA = re.compile("(CUDA|CUBLAS|CUDNN|cuDNN) (failure|error|version)|cudaError|libcu")
-"""What ONNX Runtime says if it is CUDA that does not start, and not the graph that is refused."""
-
-CRASHES = ("FuseFp16InitializerToFp32NodeTransformer",)
-"""Optimizers that are switched off: on a CPU this one ends the process on many float16 graphs."""
 
 
 class Session:
@@ -55,6 +43,9 @@ class Session:
         inter_op_num_threads: Threads across operators; used by parallel execution only.
         allow_partial: Whether the CPU may take nodes that the providers do not. Arithmetic on
             shapes, which ONNX Runtime always keeps on the CPU, is not meant.
+        native: Whether the native kernel computes the recurrent layers, where it can: on the CPU as
+            the only provider, in float32 and float64. If not, the file's function body does. The
+            environment variable BNLSTM_DEPLOY_NATIVE chooses as well (docs/native.md).
 
     Attributes:
         metadata: What the file says of itself.
@@ -63,12 +54,13 @@ class Session:
         outputs: The model's own outputs, in order.
         state_outputs: Final states and next steps.
         providers: The active providers, in order.
+        native: Whether the native kernel runs, on which instruction set, and if not, why.
         device: Where the first of them has its memory.
         raw: ONNX Runtime's own session.
 
     Raises:
-        RuntimeSessionError: The file or a provider cannot be used, or nodes are on the CPU that
-            may not be.
+        RuntimeSessionError: The file or a provider cannot be used, nodes are on the CPU that may
+            not be, or BNLSTM_DEPLOY_NATIVE names an instruction set that cannot be had.
     """
 
     captures: ClassVar[bool] = False
@@ -82,22 +74,22 @@ class Session:
         intra_op_num_threads: int | None = None,
         inter_op_num_threads: int | None = None,
         allow_partial: bool = True,
+        native: bool = True,
     ) -> None:
         path = Path(path)
         if not path.is_file():
             raise RuntimeSessionError(f"{path} does not exist or is not a file")
         requested = resolve(providers, capture=self.captures)
         self.device = Device.of(requested)
-        options = ort.SessionOptions()
-        # A graph that cannot be captured is no error of which the log would have to tell.
-        options.log_severity_level = FATAL_SEVERITY if self.captures else ERROR_SEVERITY
-        # Patterns are planned for one shape and help none of the others that sequences have.
-        options.enable_mem_pattern = False
-        options.intra_op_num_threads = _threads("intra_op_num_threads", intra_op_num_threads)
-        options.inter_op_num_threads = _threads("inter_op_num_threads", inter_op_num_threads)
-        if not allow_partial:
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        self.raw = self._open(path, options, requested)
+        opening = Opening(
+            requested,
+            self.device,
+            intra_op_num_threads,
+            inter_op_num_threads,
+            records_placement=not allow_partial,
+            captures=self.captures,
+        )
+        self.raw, self.native = opening.open(path, native=native)
         check_active(self.raw, [name for name, _ in requested])
         if not allow_partial and requested[0][0] != CPU:
             check_placed(self.raw)
@@ -214,26 +206,6 @@ class Session:
             raise RuntimeSessionError(f"ONNX Runtime failed: {str(error).strip()}") from error
         return dict(zip(names, arrays, strict=True))
 
-    def _open(
-        self, path: Path, options: ort.SessionOptions, requested: Resolved
-    ) -> ort.InferenceSession:
-        if self.device.kind != "cpu":
-            preload()
-        try:
-            with using(self.device):
-                return ort.InferenceSession(
-                    path,
-                    options,
-                    providers=requested,
-                    enable_fallback=0,
-                    disabled_optimizers=CRASHES,
-                )
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            message = f"ONNX Runtime cannot load {path}: {str(error).strip()}"
-            if FROM_CUDA.search(str(error)):
-                message = f"{message}. {why_not(requested[0][0])}".strip()
-            raise RuntimeSessionError(message) from error
-
     def _state_feeds(self, layers: RecurrentLayers, state: State) -> dict[str, Array]:
         if state.step is None or not layers.streams:
             why = (
@@ -279,11 +251,3 @@ def _by_module(
 
 def _values(arguments: Sequence[Any]) -> tuple[Value, ...]:
     return tuple(Value(a.name, DTYPES.get(a.type), tuple(a.shape)) for a in arguments)
-
-
-def _threads(name: str, number: int | None) -> int:
-    if number is None:
-        return 0  # ONNX Runtime's way to say its default
-    if number < 1:
-        raise RuntimeSessionError(f"{name} is {number}; pass at least 1")
-    return number

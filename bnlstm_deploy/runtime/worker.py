@@ -1,10 +1,11 @@
 """A session in a process of its own: python -m bnlstm_deploy.runtime.worker.
 
-It reads pickles from standard input, first the path and the provider, then inputs by name, and
-answers each on standard output: facts about the graph, outputs by name, or an error of this
-package. Whoever starts it owns both ends.
+It reads pickles from standard input, first the path, the provider and whether the native kernel is
+wanted, then inputs by name, and answers each on standard output: facts about the graph, outputs by
+name, or an error of this package. Whoever starts it owns both ends.
 """
 
+import contextlib
 import os
 import pickle
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.runtime.session import Session
 
-FACTS = ("metadata", "inputs", "state_inputs", "outputs", "state_outputs")
+FACTS = ("metadata", "inputs", "state_inputs", "outputs", "state_outputs", "native")
 
 
 def main() -> None:
@@ -23,12 +24,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     requests = sys.stdin.buffer
-    path, provider = pickle.load(requests)
+    path, provider, native = pickle.load(requests)
     try:
-        session = Session(Path(path), providers=(provider,))
+        session = Session(Path(path), providers=(provider,), native=native)
     except BnlstmError as error:
-        pickle.dump(error, answers)
-        answers.close()
+        with contextlib.suppress(BrokenPipeError):  # another worker's error was answer enough
+            pickle.dump(error, answers)
+            answers.close()
         return
     answer: object = {name: getattr(session, name) for name in FACTS}
     while True:

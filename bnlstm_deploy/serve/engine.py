@@ -66,12 +66,14 @@ class Engine:
         version: The model's.
         providers: As Session takes them.
         threads: Threads inside an operator.
+        native: Whether the native kernel runs, where it can.
         limits: What it takes on.
 
     Attributes:
         inputs: The model's own, then the optional ones.
         optional: The names of those that may be left out.
         outputs: The model's own, then final states and next steps.
+        native: Whether the native kernel runs.
         ready: Whether `warm_up` is done.
 
     Raises:
@@ -86,13 +88,17 @@ class Engine:
         version: str = "1",
         providers: Sequence[Provider] = ("cpu",),
         threads: int | None = None,
+        native: bool = True,
         limits: Limits | None = None,
     ) -> None:
         self.path = Path(path)
         self.name = self.path.stem if name is None else name
         self.version = version
         self.limits = limits or Limits()
-        self._session = Session(path, providers=providers, intra_op_num_threads=threads)
+        self._session = Session(
+            path, providers=providers, intra_op_num_threads=threads, native=native
+        )
+        self.native = self._session.native
         self.metadata = self._session.metadata
         self._merger = Merger(self._session)
         session = self._session

@@ -99,6 +99,7 @@ def facts(engine: Engine, drawing: Drawing | None) -> dict[str, Any]:
         "version": engine.version,
         "infer": f"v2/models/{name}/versions/{version}/infer",
         "file": {"name": engine.path.name, "bytes": engine.path.stat().st_size},
+        "kernel": str(engine.native),
         "metadata": asdict(metadata) | {"steps": metadata.steps},
         "inputs": [described(t, needed=t.name not in engine.optional) for t in engine.inputs],
         "outputs": [described(t, needed=t.name in own) for t in engine.outputs],

@@ -94,7 +94,9 @@ async def _serve(
             stop.set()
         elif not stop.is_set():
             gc.freeze()  # libraries stay: to look through them for garbage takes 0.1 s each time
-            log("ready", models=[f"{engine.name}/{engine.version}" for engine in engines])
+            names = [f"{engine.name}/{engine.version}" for engine in engines]
+            kernels = {n: str(e.native) for n, e in zip(names, engines, strict=True)}
+            log("ready", models=names, kernels=kernels)
 
     with ThreadPoolExecutor(len(engines)) as threads:
         warm = asyncio.gather(*(loop.run_in_executor(threads, e.warm_up) for e in engines))

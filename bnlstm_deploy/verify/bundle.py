@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.native import library_path
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verify.diagnosis.narrowing import Minimal
@@ -29,6 +30,7 @@ Needs numpy and onnxruntime. Exit status: 1 if the failure reproduces, 0 if it d
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -36,7 +38,7 @@ import numpy as np
 import onnxruntime as ort
 
 here = Path(__file__).parent
-providers = json.loads((here / "versions.json").read_text())["providers"]
+versions = json.loads((here / "versions.json").read_text())
 allowed = json.loads((here / "tolerance.json").read_text())
 inputs, expected, recorded = (
     dict(np.load(here / name)) for name in ("inputs.npz", "expected.npz", "actual.npz")
@@ -44,7 +46,11 @@ inputs, expected, recorded = (
 
 options = ort.SessionOptions()
 options.log_severity_level = 3
-session = ort.InferenceSession(str(here / "model.onnx"), options, providers=providers)
+if versions["library"]:  # of the native kernel, and the instruction set that it failed for
+    os.environ["BNLSTM_DEPLOY_NATIVE"] = versions["instruction_set"]
+    options.register_custom_ops_library(str(here / versions["library"]))
+model, providers = str(here / "model.onnx"), versions["providers"]
+session = ort.InferenceSession(model, options, providers=providers)
 actual = dict(zip(expected, session.run(list(expected), inputs)))
 
 failed = False
@@ -68,6 +74,7 @@ def write_bundle(
     tolerance: Mapping[str, float],
     report: Mapping[str, Any],
     providers: Sequence[Provider] = ("cpu",),
+    instruction_set: str | None = None,
 ) -> None:
     """Write a folder that reproduces a failure.
 
@@ -76,9 +83,10 @@ def write_bundle(
         expected.npz    the float64 truth
         actual.npz      what the file gives
         tolerance.json  the largest error that is allowed of each output
-        versions.json   Python, packages, machine, providers, seed
+        versions.json   Python, packages, machine, providers, kernel, seed
         report.json     the report
         replay.py       reruns the file; needs only numpy and onnxruntime
+        libbnlstm.so    the native kernel's library, if it is that which fails
 
     The folder appears whole or not at all.
 
@@ -89,6 +97,7 @@ def write_bundle(
         tolerance: The largest error that is allowed of each output, by name.
         report: What is known of the failure, for JSON: `Report.to_dict()`.
         providers: Execution providers, recorded for the script.
+        instruction_set: That of the native kernel that failed; None for the function body.
 
     Raises:
         InputError: The folder exists, or cannot be made.
@@ -96,7 +105,9 @@ def write_bundle(
     """
     folder, path = Path(folder), Path(path)
     check_free(folder)
-    graph = Session(path, providers=providers)
+    graph = Session(path, providers=providers, native=False)
+    library = None if instruction_set is None else library_path()
+    native = {"library": library and library.name, "instruction_set": instruction_set}
     dtypes = {value.name: value.dtype for value in (*graph.inputs, *graph.state_inputs)}
     arrays = {
         "inputs.npz": {n: a.astype(dtypes[n] or a.dtype) for n, a in case.feeds.items()},
@@ -105,7 +116,7 @@ def write_bundle(
     }
     texts = {
         "tolerance.json": json.dumps(dict(tolerance), indent=1),
-        "versions.json": json.dumps(_versions(graph, report), indent=1),
+        "versions.json": json.dumps(_versions(graph, report) | native, indent=1),
         "report.json": json.dumps(dict(report), indent=1),
         "replay.py": REPLAY,
     }
@@ -118,6 +129,8 @@ def write_bundle(
         ) from error
     try:
         shutil.copyfile(path, temporary / MODEL)
+        if library is not None:
+            shutil.copyfile(library, temporary / library.name)
         for name, held in arrays.items():
             np.savez(temporary / name, **held)  # type: ignore[arg-type]
         for name, text in texts.items():

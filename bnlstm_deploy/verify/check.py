@@ -21,18 +21,19 @@ from bnlstm_deploy.export.lifted import recurrent_layers
 from bnlstm_deploy.fold import fold
 from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
+from bnlstm_deploy.verify.backend import Backend
 from bnlstm_deploy.verify.bundle import check_free
 from bnlstm_deploy.verify.cases import Sample, default_sample, make_cases
 from bnlstm_deploy.verify.checker import Checker
 from bnlstm_deploy.verify.conditions import LONGEST, check_conditions
-from bnlstm_deploy.verify.data import check_data
+from bnlstm_deploy.verify.data import Agreement, check_data
 from bnlstm_deploy.verify.draw import Draw
 from bnlstm_deploy.verify.emulate import runnable
 from bnlstm_deploy.verify.failure import look_into
+from bnlstm_deploy.verify.graphs import opened
 from bnlstm_deploy.verify.metrics import Scales
-from bnlstm_deploy.verify.process import Graph, GraphProcess
+from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.report import Report
 from bnlstm_deploy.verify.run import Trial
 from bnlstm_deploy.verify.search import check_worst_case
@@ -50,6 +51,7 @@ def verify(
     sample: Sample | None = None,
     data: Sequence[str | Path] = (),
     providers: Sequence[Provider] = ("cpu",),
+    native: bool = True,
     ratio_limit: float = 4.0,
     search_seconds: float = 3.0,
     seed: int = 0,
@@ -69,6 +71,11 @@ def verify(
         worst case   the inputs on which a search finds the largest errors
         data         the user's own inputs, if any are given
 
+    On the CPU the file is checked with its own function body and with the native kernel for each
+    instruction set of this machine, or for the one that BNLSTM_DEPLOY_NATIVE names (`0`: for none).
+    A file that the native kernel cannot run, such as one in float16, is checked with its function
+    body; `Report.no_native` says so.
+
     No fixed tolerance is right for the graph, since rounding is amplified by what the model has
     learned; so the yardstick is the error that the training model itself makes in float32 against
     the same truth, on the same inputs (`Report.budget` says it exactly).
@@ -86,15 +93,17 @@ def verify(
             normal ones.
         data: `.npz` files with inputs of the user's own, by the graph's names, and labels `y`.
         providers: Execution providers; the graph is checked on each.
+        native: Whether the native kernel is checked, too, and not the function body alone.
         ratio_limit: How many times the training model's own error is allowed.
         search_seconds: For how long to search for the worst inputs; 0 for no search.
         seed: Of the random inputs, states, lengths, steps and chunks.
-        isolated: Whether each provider runs in a process of its own, so that its crash is a result.
+        isolated: Whether each graph runs in a process of its own, so that its crash is a result.
         bundle: A folder to make if the check fails, which reproduces the failure: see
             `bnlstm_deploy.verify.bundle`.
         endpoint: Of a served model, `http://HOST:PORT/v2/models/NAME`: it is checked in the place
             of the file, which is to be the one that is served; see `bnlstm_deploy.verify.endpoint`.
-            The only provider is for what still runs here, a diagnosis.
+            The only provider is for what still runs here, a diagnosis. Which kernel the server uses
+            is up to it.
         progress: Called with the stage, the number of its cases done, and of all of them.
 
     Returns:
@@ -106,7 +115,8 @@ def verify(
         InputError: The data cannot be read, or does not fit the graph; `bundle` exists, or is of an
             endpoint; the endpoint is no address, or its server refuses a case by its limits.
         ServingError: The endpoint cannot be reached, or does not answer.
-        RuntimeSessionError: The file or a provider cannot be used.
+        RuntimeSessionError: The file or a provider cannot be used, or BNLSTM_DEPLOY_NATIVE names an
+            instruction set that cannot be had.
     """
     path = Path(path)
     if not providers:
@@ -121,10 +131,15 @@ def verify(
     show = progress or (lambda stage, done, total: None)
     with (
         runnable(path, providers) as run_path,
-        _graphs(run_path, providers, isolated) as local,
-        _served(endpoint, local) as served,
+        opened(
+            run_path,
+            providers,
+            no_native=_no_native(native=native and endpoint is None, emulated=run_path != path),
+            isolated=isolated,
+        ) as local,
+        _served(endpoint, local.by_backend) as served,
     ):
-        graphs = local if served is None else {served.url: served}
+        graphs = local.by_backend if served is None else {Backend(served.url, kernel=""): served}
         graph = next(iter(graphs.values()))
         _check_same_layers(recurrent_layers(model), graph.metadata.layers)
         generator = np.random.default_rng(seed)
@@ -143,10 +158,10 @@ def verify(
         if search_seconds > 0 and checker.graphs:
             show("worst case", 0, 1)
             worst = check_worst_case(checker, draw, search_seconds)
-        agreement = None
+        agreements: tuple[Agreement, ...] = ()
         if data:
             show("data", 0, 1)
-            agreement = check_data(checker, [Path(p) for p in data], draw.most_streams)
+            agreements = check_data(checker, [Path(p) for p in data], draw.most_streams)
         report = Report(
             comparisons=tuple(checker.comparisons),
             metadata=graph.metadata,
@@ -157,17 +172,18 @@ def verify(
             curves=tuple(checker.curves.values()),
             scales=tuple(_scales(model)),
             structure=tuple(structure),
-            crashes=tuple(checker.crashes),
-            agreement=agreement,
+            crashes=tuple(f"{backend}, {why}" for backend, why in checker.crashes.items()),
+            agreements=agreements,
             worst=worst,
             environment=_environment(path, list(graphs), emulated=run_path != path),
+            no_native=local.no_native if served is None else "",
         )
-        suspect = checker.suspect
-        if not report.passed and suspect is not None and suspect.provider in checker.graphs:
+        if not report.passed:
             show("diagnosis", 0, 1)
-            named = dict(zip(graphs, providers, strict=True))
+            names = dict.fromkeys(backend.provider for backend in graphs)
+            named = dict(zip(names, providers, strict=True))
             folder = None if bundle is None else Path(bundle)
-            report = look_into(report, model, run_path, suspect, checker.graphs, named, folder)
+            report = look_into(report, model, run_path, checker, named, folder)
     return report
 
 
@@ -200,7 +216,7 @@ def _check_cases(
 
 
 @contextlib.contextmanager
-def _served(url: str | None, graphs: Mapping[str, Graph]) -> Iterator["Endpoint | None"]:
+def _served(url: str | None, graphs: Mapping[Backend, Graph]) -> Iterator["Endpoint | None"]:
     """Open the endpoint that is to be checked in the place of the file, if there is one."""
     if url is None:
         yield None
@@ -211,20 +227,11 @@ def _served(url: str | None, graphs: Mapping[str, Graph]) -> Iterator["Endpoint 
         yield served
 
 
-@contextlib.contextmanager
-def _graphs(
-    path: Path, providers: Sequence[Provider], isolated: bool
-) -> Iterator[dict[str, Graph]]:
-    """Open the file with each provider."""
-    names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
-    with contextlib.ExitStack() as stack:
-        graphs: dict[str, Graph] = {}
-        for name, provider in zip(names, providers, strict=True):
-            if isolated:
-                graphs[name] = stack.enter_context(GraphProcess(path, provider))
-            else:
-                graphs[name] = Session(path, providers=(provider,))
-        yield graphs
+def _no_native(*, native: bool, emulated: bool) -> str:
+    """Return why the native kernel is not to be opened; empty if it is."""
+    if not native:
+        return "native=False"
+    return "a bfloat16 graph is emulated on a CPU" if emulated else ""
 
 
 def _check_same_layers(
@@ -265,13 +272,14 @@ def _scales(model: nn.Module) -> Iterator[Scales]:
                 yield Scales(name=path + suffix, **largest)
 
 
-def _environment(path: Path, providers: Sequence[str], *, emulated: bool) -> Mapping[str, str]:
+def _environment(path: Path, backends: Sequence[Backend], *, emulated: bool) -> Mapping[str, str]:
     how = " (bfloat16 emulated)" if emulated else ""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "file": path.name,
         "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "providers": ", ".join(providers) + how,
+        "providers": ", ".join(dict.fromkeys(b.provider for b in backends)) + how,
+        "kernels": ", ".join(dict.fromkeys(b.kernel for b in backends)),
         "bnlstm-deploy": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,

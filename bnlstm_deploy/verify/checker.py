@@ -1,4 +1,4 @@
-"""The measuring part of a check: one model, its graph on several providers, any inputs."""
+"""The measuring part of a check: one model, its graph on several backends, any inputs."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.export.model import fold_layers
 from bnlstm_deploy.export.values import TIME
 from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.verify.backend import Backend
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.metrics import Comparison, Curve, Runs, Stage, compare, curve, distance
 from bnlstm_deploy.verify.noise import RoundedProducts, sensitivity
@@ -42,12 +43,13 @@ REDUCED = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 class Suspect:
     """A trial to look into."""
 
-    provider: str
+    backend: Backend
+    """On which it failed."""
     trial: Trial
     tolerance: Mapping[str, float]
     """Error of each output above which a part of the trial fails, too."""
-    clarity: float
-    """The error as a multiple of what rounding explains, up to `CLEAR`."""
+    rank: tuple[float, ...]
+    """The smaller, the clearer the failure, or the more it says."""
 
 
 class Checker:
@@ -55,19 +57,21 @@ class Checker:
 
     Args:
         model: The training model.
-        graphs: The exported graph, by provider.
+        graphs: The exported graph, by backend.
         seed: Of the inexact activation functions, and of what moves inputs by an ULP.
 
     Attributes:
+        truth: The training model in float64.
+        target: What the graph ought to be, in float64: the truth, or the fold with merged rows.
         comparisons: Of everything measured.
-        curves: Over the timesteps of precision cases, by provider, T and output.
-        crashes: Graphs that ended their process.
+        curves: Over the timesteps of precision cases, by backend, T and output.
+        crashes: Why a graph ended its process, by backend.
         merge_error: How far merging rows moved an output at most.
-        suspect: The trial whose error is furthest beyond the rounding of its own case; the place to
-            look if the check fails.
+        suspects: For each backend the trial whose error is furthest beyond the rounding of its own
+            case; the places to look if the check fails.
     """
 
-    def __init__(self, model: nn.Module, graphs: Mapping[str, Graph], seed: int) -> None:
+    def __init__(self, model: nn.Module, graphs: Mapping[Backend, Graph], seed: int) -> None:
         self.graphs = dict(graphs)
         self.graph = next(iter(self.graphs.values()))
         self.seed = seed
@@ -76,7 +80,7 @@ class Checker:
         self.reduced = REDUCED.get(metadata.dtype)
         self.truth = TorchModel(copy.deepcopy(model), layers, self.graph, torch.float64)
         self.own = TorchModel(copy.deepcopy(model), layers, self.graph, torch.float32)
-        self.folded, self.merged, self.folded_32 = (
+        self.folded, merged, self.folded_32 = (
             TorchModel(fold_layers(model, dtype, tolerance), layers, self.graph, dtype)
             for dtype, tolerance in (
                 (torch.float64, 0.0),
@@ -84,11 +88,12 @@ class Checker:
                 (self.reduced or torch.float32, 0.0),
             )
         )
+        self.target = merged if metadata.merge_tolerance > 0 else self.truth
         self.comparisons: list[Comparison] = []
-        self.curves: dict[tuple[str, int, str], Curve] = {}
-        self.crashes: list[str] = []
+        self.curves: dict[tuple[Backend, int, str], Curve] = {}
+        self.crashes: dict[Backend, str] = {}
         self.merge_error = 0.0
-        self.suspect: Suspect | None = None
+        self.suspects: dict[Backend, Suspect] = {}
 
     def measure(
         self,
@@ -100,7 +105,7 @@ class Checker:
         jitters: int = 0,
         run_with: Trial | None = None,
         select: Select | None = None,
-    ) -> dict[str, dict[str, Array]]:
+    ) -> dict[Backend, dict[str, Array]]:
         """Run a trial on everything, and keep the comparisons.
 
         Args:
@@ -115,7 +120,7 @@ class Checker:
             select: What is to be compared of each output; everything by default.
 
         Returns:
-            What each graph gave, by provider.
+            What each graph gave, by backend.
         """
         case, name = trial.case, label or str(trial.case)
         expected = trial.run(self.truth.run)
@@ -123,8 +128,8 @@ class Checker:
         folded = trial.run(self.folded_32.run)
         moved_by = sensitivity(self.truth.run, trial, expected, self.seed)
         target = expected
-        if self.graph.metadata.merge_tolerance > 0:
-            target = trial.run(self.merged.run)
+        if self.target is not self.truth:
+            target = trial.run(self.target.run)
             moved = [distance(target[value], expected[value]) for value in expected]
             self.merge_error = max(self.merge_error, *moved)
         luck = self._jittered(trial, jitters)
@@ -135,12 +140,12 @@ class Checker:
                 others = (rounded[value], moved_by[value], folded[value])
                 runs = Runs(exact[value], *others, truth, truth)
                 self.comparisons.append(compare("algebra", name, case.time, value, runs, **facts))
-        actuals: dict[str, dict[str, Array]] = {}
-        for provider, graph in list(self.graphs.items()):
-            actual = self._run(provider, graph, run_with or trial, name)
+        actuals: dict[Backend, dict[str, Array]] = {}
+        for backend in list(self.graphs):
+            actual = self.run(backend, run_with or trial, name)
             if actual is None:
                 continue
-            actuals[provider] = actual
+            actuals[backend] = actual
             tolerance: dict[str, float] = {}
             worst = 0.0
             for value, truth in expected.items():
@@ -149,7 +154,7 @@ class Checker:
                 if select is not None:
                     arrays = tuple(select(value, array) for array in arrays)  # type: ignore[assignment]
                 runs = Runs(*arrays)
-                found = compare(stage, name, case.time, value, runs, provider=provider, **facts)
+                found = compare(stage, name, case.time, value, runs, **backend._asdict(), **facts)
                 found = replace(found, own_error=max(found.own_error, luck.get(value, 0.0)))
                 self.comparisons.append(found)
                 tolerance[value] = SUSPICIOUS * (found.noise + FLOAT32_EPS * found.magnitude)
@@ -157,9 +162,9 @@ class Checker:
                     worst, np.nan_to_num(found.error / max(tolerance[value], TINY), nan=np.inf)
                 )
                 if stage == "precision":
-                    self._add_curve(provider, case.time, value, runs)
+                    self._add_curve(backend, case.time, value, runs)
             if run_with is None and select is None and not case.chunks:
-                self._suspect(provider, trial, tolerance, worst)
+                self._suspect(backend, trial, tolerance, worst)
         return actuals
 
     def _run_own(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -169,40 +174,34 @@ class Checker:
         with RoundedProducts(self.reduced):
             return self.own.run(feeds)
 
-    def note_crash(self, case: str, error: RuntimeSessionError, provider: str = "") -> None:
-        """Note that a graph ended its process, and stop running it."""
-        name = provider or next(iter(self.graphs))
-        self.crashes.append(f"{name}, {case}: {error}")
-        self.graphs.pop(name, None)
+    def run(self, backend: Backend, trial: Trial, name: str) -> dict[str, Array] | None:
+        """Run a trial on one graph; None if it crashes: that is noted, and it is not run again."""
+        run = converting(self.graphs[backend])
+        try:
+            return trial.run_chunks(run) if trial.case.chunks else trial.run(run)
+        except RuntimeSessionError as error:
+            self.crashes[backend] = f"{name}: {error}"
+            del self.graphs[backend]
+            return None
 
     def _suspect(
-        self, provider: str, trial: Trial, tolerance: Mapping[str, float], excess: float
+        self, backend: Backend, trial: Trial, tolerance: Mapping[str, float], excess: float
     ) -> None:
         """Keep a trial if its failure is clearer, or says more, than the one that is kept."""
         if excess <= 1:
             return
         clarity = min(excess, CLEAR)
-        if self.suspect is not None:
-            kept, other = self.suspect.trial.case, self.suspect.clarity
-            if (-clarity, *self._size(trial.case)) >= (-other, *self._size(kept)):
-                return
+        rank = (-clarity, *self._size(trial.case))
+        kept = self.suspects.get(backend)
+        if kept is not None and rank >= kept.rank:
+            return
         # A smaller part of it is to fail clearly, too, and not by what is just above rounding.
         allowed = {name: max(1.0, clarity / VISIBLE) * value for name, value in tolerance.items()}
-        self.suspect = Suspect(provider, trial, allowed, clarity)
+        self.suspects[backend] = Suspect(backend, trial, allowed, rank)
 
     def _size(self, case: Case) -> tuple[bool, int, int]:
         """Order cases: the smallest is best in which all rows of statistics come into play."""
         return case.time < 2 * self.graph.metadata.steps, case.time, -case.batch
-
-    def _run(self, provider: str, graph: Graph, trial: Trial, name: str) -> dict[str, Array] | None:
-        """Run one graph; a crash is noted, and the graph is not run again."""
-        try:
-            if trial.case.chunks:
-                return trial.run_chunks(converting(graph))
-            return trial.run(converting(graph))
-        except RuntimeSessionError as error:
-            self.note_crash(name, error, provider)
-            return None
 
     def _jittered(self, trial: Trial, times: int) -> dict[str, float]:
         """Return the largest own errors on inputs that are off by an ULP at random."""
@@ -221,7 +220,7 @@ class Checker:
                     largest[value] = max(largest.get(value, 0.0), error)
         return largest
 
-    def _add_curve(self, provider: str, time: int, value: str, runs: Runs) -> None:
+    def _add_curve(self, backend: Backend, time: int, value: str, runs: Runs) -> None:
         shape = next((v.shape for v in self.graph.outputs if v.name == value), ())
         length = self.graph.metadata.length
         axis = shape.index(TIME) if TIME in shape else None
@@ -229,8 +228,8 @@ class Checker:
             axis = shape.index(length)
         if axis is None or runs.checked.shape != runs.truth.shape:
             return
-        found = curve(provider, time, value, runs, axis)
-        key = (provider, time, value)
+        found = curve(time, value, runs, axis, **backend._asdict())
+        key = (backend, time, value)
         self.curves[key] = found.merged(self.curves[key]) if key in self.curves else found
 
 

@@ -1,13 +1,14 @@
 """The user's own data: what the graph's errors do to its answers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.verify.backend import FUNCTION_BODY, Backend
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.checker import Checker
 from bnlstm_deploy.verify.process import Graph
@@ -33,6 +34,15 @@ class Agreement:
     """Labelled answers that the graph gets right."""
     correct_truth: int = 0
     """Labelled answers that the training model gets right."""
+    provider: str = ""
+    """Of the graph."""
+    kernel: str = FUNCTION_BODY
+    """Likewise."""
+
+    @property
+    def backend(self) -> Backend:
+        """What ran the graph."""
+        return Backend(self.provider, self.kernel)
 
     def __str__(self) -> str:
         text = f"{self.agreeing} of {self.answers} answers agree"
@@ -42,12 +52,13 @@ class Agreement:
         return text
 
     def __add__(self, other: "Agreement") -> "Agreement":
-        return Agreement(
-            self.answers + other.answers,
-            self.agreeing + other.agreeing,
-            self.labelled + other.labelled,
-            self.correct + other.correct,
-            self.correct_truth + other.correct_truth,
+        return replace(
+            self,
+            answers=self.answers + other.answers,
+            agreeing=self.agreeing + other.agreeing,
+            labelled=self.labelled + other.labelled,
+            correct=self.correct + other.correct,
+            correct_truth=self.correct_truth + other.correct_truth,
         )
 
 
@@ -156,11 +167,11 @@ def agree(actual: Array, truth: Array, labels: Array | None, batch_axis: int) ->
 
 def check_data(
     checker: Checker, paths: Sequence[Path], most_streams: Callable[[int], int]
-) -> Agreement | None:
+) -> tuple[Agreement, ...]:
     """Measure the user's own data, in batches that fit into memory.
 
     Returns:
-        How the answers agree; None if the first output has no classes.
+        How the answers of each graph agree; nothing if the first output has no classes.
 
     Raises:
         InputError: The data cannot be read, or does not fit the graph.
@@ -169,12 +180,14 @@ def check_data(
     data = read_data(paths, graph)
     first = graph.outputs[0]
     axis = _batch_axis(first.shape)
-    total: Agreement | None = None
+    total: dict[Backend, Agreement] = {}
     for label, feeds, labels in data.batches(most_streams(data.time)):
         trial = Trial(graph, Case(data.time, len(labels) if labels is not None else 1), [feeds])
         truth = trial.run(checker.truth.run)[first.name]
-        for actual in checker.measure("data", trial, label=label, inputs="data").values():
+        actuals = checker.measure("data", trial, label=label, inputs="data")
+        for backend, actual in actuals.items():
             found = agree(actual[first.name], truth, labels, axis)
             if found is not None:
-                total = found if total is None else total + found
-    return total
+                found = replace(found, **backend._asdict())
+                total[backend] = total[backend] + found if backend in total else found
+    return tuple(total.values())

@@ -9,9 +9,10 @@ from torch import nn
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verify.bundle import write_bundle
-from bnlstm_deploy.verify.checker import Suspect, converting
-from bnlstm_deploy.verify.diagnosis import Diagnosis, diagnose
-from bnlstm_deploy.verify.process import Graph
+from bnlstm_deploy.verify.checker import Checker, Suspect, converting
+from bnlstm_deploy.verify.diagnosis import diagnose
+from bnlstm_deploy.verify.diagnosis.narrowing import narrow
+from bnlstm_deploy.verify.native import NativeFailure, native_failure
 from bnlstm_deploy.verify.report import Report
 
 
@@ -19,19 +20,19 @@ def look_into(
     report: Report,
     model: nn.Module,
     path: Path,
-    suspect: Suspect,
-    graphs: Mapping[str, Graph],
+    checker: Checker,
     providers: Mapping[str, Provider],
     bundle: Path | None,
 ) -> Report:
     """Find out why a check failed.
 
+    Where the native kernel alone fails, that is said, and the file is not searched for mistakes.
+
     Args:
         report: Of the failed check.
         model: The training model.
         path: The ONNX file.
-        suspect: The inputs to look into.
-        graphs: The open graphs, by the provider's name.
+        checker: With what it measured, and the open graphs.
         providers: The providers, by name.
         bundle: A folder to write that reproduces the failure; None for none.
 
@@ -42,20 +43,35 @@ def look_into(
     Raises:
         InputError: The folder exists, or cannot be made.
     """
-    provider = (providers[suspect.provider],)
+    failure = native_failure(report, checker.crashes)
+    if failure is not None:
+        report = replace(report, diagnosis=failure.to_dict())
+    suspect = _suspect(checker, failure)
+    if suspect is None:
+        return report
+    provider, run = providers[suspect.backend.provider], converting(checker.graphs[suspect.backend])
+    feeds, tolerance = suspect.trial.feeds[0], suspect.tolerance
     try:
-        diagnosis: Diagnosis = diagnose(
-            model,
-            path,
-            suspect.trial.feeds[0],
-            run=converting(graphs[suspect.provider]),
-            tolerance=suspect.tolerance,
-            providers=provider,
-        )
+        if failure is not None:
+            minimal = narrow(checker.graph, feeds, run, checker.target.run, tolerance)
+        else:
+            diagnosis = diagnose(
+                model, path, feeds, run=run, tolerance=tolerance, providers=(provider,)
+            )
+            report, minimal = replace(report, diagnosis=diagnosis.to_dict()), diagnosis.minimal
     except BnlstmError as error:
         return replace(report, diagnosis={"summary": f"the diagnosis failed: {error}"})
-    report = replace(report, diagnosis=diagnosis.to_dict())
-    if bundle is not None and diagnosis.minimal is not None:
-        case, tolerance = diagnosis.minimal, suspect.tolerance
-        write_bundle(bundle, path, case, tolerance, report.to_dict(), provider)
+    if bundle is not None and minimal is not None:
+        kernel = suspect.backend.instruction_set
+        write_bundle(bundle, path, minimal, tolerance, report.to_dict(), (provider,), kernel)
     return report
+
+
+def _suspect(checker: Checker, failure: NativeFailure | None) -> Suspect | None:
+    """Choose what to look into, of the graphs that still run: function bodies first."""
+    suspects = [s for s in checker.suspects.values() if s.backend in checker.graphs]
+    if failure is not None:
+        suspects = [s for s in suspects if s.backend.instruction_set in failure.instruction_sets]
+    return min(
+        suspects, key=lambda s: (s.backend.instruction_set is not None, s.rank), default=None
+    )

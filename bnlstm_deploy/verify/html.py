@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.extras import require
+from bnlstm_deploy.verify.backend import Backend
 from bnlstm_deploy.verify.metrics import SENSITIVE, Comparison, largest
 from bnlstm_deploy.verify.report import ALGEBRA_LIMIT, Report
 
@@ -26,11 +27,12 @@ STYLE = """
 :root { color-scheme: light dark; --page: #f5f6f8; --card: #fff; --ink: #1b2330; --muted: #586374;
   --line: #dce1e8; --shade: #e2e7ee; --good: #10703c; --good-tint: #e2f4e9; --bad: #b8202a;
   --bad-tint: #fdeaea; --note: #704600; --note-tint: #fff3d6; --first: #1a5fc4; --second: #b4540a;
-  --third: #0d7a73; --fourth: #8a3fb0 }
+  --third: #0d7a73; --fourth: #8a3fb0; --fifth: #8a6d00; --sixth: #c22f6b }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #11151b; --card: #191f28;
   --ink: #e6eaf0; --muted: #9aa6b7; --line: #303948; --shade: #2b3442; --good: #5ed28f;
   --good-tint: #15301f; --bad: #ff8080; --bad-tint: #3a1a1e; --note: #f2c46b; --note-tint: #33280f;
-  --first: #6ea8ff; --second: #f0a35e; --third: #4fd0c5; --fourth: #cf9af0 } }
+  --first: #6ea8ff; --second: #f0a35e; --third: #4fd0c5; --fourth: #cf9af0;
+  --fifth: #d9c04a; --sixth: #ff8fbe } }
 * { box-sizing: border-box }
 body { overflow-wrap: anywhere; margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif }
@@ -111,7 +113,9 @@ of {{ report.comparisons | length }}</b><small>comparisons over budget</small></
 measured in float64. The graph is judged against the merged model.</p>{% endif %}
 {%- if chaotic %}<p class="note">At T = {{ chaotic | join(', ') }} the training model's own output
 in {{ meta.dtype }} is noise, off by more than 1 %: it amplifies rounding exponentially. Float64 is
-not judged there; the shorter cases decide.</p>{% endif %}</header>
+not judged there; the shorter cases decide.</p>{% endif %}
+{%- if report.no_native %}<p class="note">The native kernel was not checked, the file's function
+body alone: {{ report.no_native }}.</p>{% endif %}</header>
 <section><h2>Stages</h2><table>{{ head(('stage', 'verdict', 'detail')) }}
 {% for stage in report.stages %}<tr><td>{{ stage.name }}</td><td>{{ verdict(stage.passed) }}</td>
 <td>{{ stage.detail }}</td></tr>{% endfor %}</table></section>
@@ -125,12 +129,14 @@ not judged there; the shorter cases decide.</p>{% endif %}</header>
 {%- endif %}{% endif %}</section>{% endif %}
 <section><h2>Outputs</h2>
 <p class="hint">The largest of all precision cases, against the float64 training model.</p>
-<table>{{ head(('output', 'provider'), ('error', "training model's own", 'ratio',
+<table>{{ head(('output', 'provider', 'kernel'), ('error', "training model's own", 'ratio',
 '99th percentile', 'relative L2')) }}
-{% for value, provider, error, own, p99, relative in outputs %}<tr><td><code>{{ value }}</code></td>
-<td>{{ provider }}</td>{{ numbers(error | sci, own | sci, (error / own) | times if own else '-',
-p99 | sci, relative | sci) }}</tr>{% endfor %}</table>
-{%- if report.agreement %}<h3>Your data</h3><p>{{ report.agreement }}.</p>{% endif %}</section>
+{% for value, backend, error, own, p99, relative in outputs %}<tr><td><code>{{ value }}</code></td>
+<td>{{ backend.provider }}</td><td>{{ backend.kernel }}</td>
+{{- numbers(error | sci, own | sci, (error / own) | times if own else '-', p99 | sci,
+relative | sci) }}</tr>{% endfor %}</table>
+{%- if report.agreements %}<h3>Your data</h3>{% for agreement in report.agreements %}<p>
+{{ agreement.backend }}: {{ agreement }}.</p>{% endfor %}{% endif %}</section>
 {% if charts %}<section><h2>Error over timesteps</h2>
 <p class="hint">At each timestep the largest error of all cases of that T. Shaded: the training
 model's own {{ meta.dtype }} error, the yardstick. Sensitivity: how far inexact sigmoid and tanh
@@ -138,17 +144,19 @@ move the training model; a value passes beyond the budget if at most {{ sensitiv
 its own sensitivity. An error of 0 is at the bottom.</p>
 {% for panel, main, others in charts %}{% set name = panel.curves[0].value %}
 <h3>{{ name }}, T = {{ panel.time }}</h3>
-{% for provider, step in panel.over.items() %}<p class="{{ 'note' if report.passed else 'alarm' }}">
-First over budget at timestep {{ step }}: {{ provider or 'the file' }}</p>{% endfor %}
+{% for backend, step in panel.over.items() %}<p class="{{ 'note' if report.passed else 'alarm' }}">
+First over budget at timestep {{ step }}: {{ backend if backend.provider else 'the file' }}</p>
+{%- endfor %}
 {{- drawn(main, 'Errors of ' ~ name ~ ' over timesteps') }}
 {%- if others %}<h3>{{ name }}, other numbers of timesteps</h3>
 {{- drawn(others, 'Errors of ' ~ name ~ ' for other T') }}{% endif %}
 {% endfor %}</section>{% endif %}
 <section><h2>{{ 'Failures, and the' if report.failures else 'The' }} comparisons closest to their
-budgets</h2><table>{{ head(('stage', 'case', 'output', 'provider'), ('error', 'budget',
+budgets</h2><table>{{ head(('stage', 'case', 'output', 'provider', 'kernel'), ('error', 'budget',
 'error / budget', 'own error', 'fold', 'sensitivity', 'largest value')) }}
 {% for c, budget, part, over in rows %}<tr{{ ' class="over"' | safe if over }}><td>{{ c.stage }}
 </td><td>{{ c.case }}</td><td><code>{{ c.value }}</code></td><td>{{ c.provider }}</td>
+<td>{{ c.kernel }}</td>
 {{- numbers(c.error | sci, budget | sci, part | times, c.own_error | sci, c.fold_error | sci,
 c.activation_error | sci, c.magnitude | sci) }}</tr>
 {% endfor %}</table><p class="hint">{{ hidden }} more comparisons are not shown.</p></section>
@@ -157,8 +165,9 @@ there. Large scales are variances near 0, and amplify rounding.</p>
 {{ drawn(scales, 'Folded scales over steps') }}</section>{% endif %}
 {% if report.worst %}<section><h2>Worst input</h2><p>In {{ report.worst.tried }} minibatches the
 search found an error of <b>{{ report.worst.error | sci }}</b> in
-<code>{{ report.worst.value }}</code>, where the training model's own is
-{{ report.worst.own_error | sci }}. This is the stream of <code>{{ report.worst.name }}</code>:</p>
+<code>{{ report.worst.value }}</code> on {{ report.worst.backend }}, where the training model's own
+is {{ report.worst.own_error | sci }}. This is the stream of
+<code>{{ report.worst.name }}</code>:</p>
 {% if stream %}{{ drawn(stream, 'The worst stream over time') }}{% endif %}</section>{% endif %}
 <section><h2>Structure of the file</h2><table>{{ head(('finding', 'verdict', 'detail')) }}
 {% for finding in report.structure %}<tr><td>{{ finding.name }}</td>
@@ -225,7 +234,7 @@ def _summary(report: Report, rows: Sequence[_Row]) -> str:
     if not report.failures:
         return f"Failed: {failed}."
     worst, budget, part, _ = rows[0]
-    where = f"{worst.case}, {worst.provider}" if worst.provider else worst.case
+    where = f"{worst.case}, {worst.backend}" if worst.provider else worst.case
     return (
         f"Failed: {failed}. The worst error is {_sci(worst.error)}, of {worst.value} at {where}; "
         f"{_sci(budget)} is allowed ({_times(part)})."
@@ -246,13 +255,13 @@ def _judged(report: Report) -> list[_Row]:
     return sorted(rows, key=lambda row: (not row[3], -row[2] if row[2] <= math.inf else -math.inf))
 
 
-def _outputs(report: Report) -> Iterator[tuple[str, str, float, float, float, float]]:
-    """Yield each output and provider, and error, own error, 99th percentile and relative L2."""
-    for value, provider in dict.fromkeys((c.value, c.provider) for c in report.precision):
-        found = [c for c in report.precision if (c.value, c.provider) == (value, provider)]
+def _outputs(report: Report) -> Iterator[tuple[str, Backend, float, float, float, float]]:
+    """Yield each output and backend, and error, own error, 99th percentile and relative L2."""
+    for value, backend in dict.fromkeys((c.value, c.backend) for c in report.precision):
+        found = [c for c in report.precision if (c.value, c.backend) == (value, backend)]
         error, own = largest(c.error for c in found), largest(c.own_error for c in found)
         p99, relative = largest(c.p99 for c in found), largest(c.relative_l2 for c in found)
-        yield value, provider, error, own, p99, relative
+        yield value, backend, error, own, p99, relative
 
 
 def _charts(report: Report) -> Iterator[tuple[plots.Panel, plots.Plot, plots.Plot | None]]:
@@ -264,8 +273,8 @@ def _charts(report: Report) -> Iterator[tuple[plots.Panel, plots.Plot, plots.Plo
             alike = [c for c in curves if (c.value, c.time) == (value, time)]
             judged = [c for c in report.precision if (c.value, c.time) == (value, time)]
             budget = max(map(report.budget, judged), default=math.inf)
-            first = {curve.provider: report.first_over(curve) for curve in alike}
-            over = {provider: step for provider, step in first.items() if step is not None}
+            first = {curve.backend: report.first_over(curve) for curve in alike}
+            over = {backend: step for backend, step in first.items() if step is not None}
             panels.append(plots.Panel(alike, budget, over, report.metadata.dtype))
         *others, longest = panels
         yield longest, plots.plot_errors(longest), plots.plot_lengths(others) if others else None

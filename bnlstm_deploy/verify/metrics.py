@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bnlstm_deploy.verify.backend import FUNCTION_BODY, Backend
+
 Stage = Literal["algebra", "precision", "conditions", "worst case", "data"]
 
 SENSITIVE = 4.0
@@ -59,6 +61,13 @@ class Comparison:
     """Execution provider of the graph; empty for the fold."""
     inputs: str = "normal"
     """Kind of inputs: cases of different kinds do not share a yardstick."""
+    kernel: str = ""
+    """Of the graph's recurrent layers: see `Backend`; empty for the fold."""
+
+    @property
+    def backend(self) -> Backend:
+        """What ran the graph."""
+        return Backend(self.provider, self.kernel)
 
     @property
     def noise(self) -> float:
@@ -89,10 +98,18 @@ class Curve:
     p99: tuple[float, ...]
     unexplained: tuple[float, ...]
     """The errors that are judged: without those that `SENSITIVE` values explain."""
+    kernel: str = FUNCTION_BODY
+    """Of the graph's recurrent layers: see `Backend`."""
+
+    @property
+    def backend(self) -> Backend:
+        """What ran the graph."""
+        return Backend(self.provider, self.kernel)
 
     def merged(self, other: "Curve") -> "Curve":
         """Return the larger of two curves at each timestep."""
-        names = [f.name for f in fields(self) if f.name not in ("provider", "time", "value")]
+        key = ("provider", "time", "value", "kernel")
+        names = [f.name for f in fields(self) if f.name not in key]
         larger: dict[str, Any] = {
             name: tuple(np.fmax(getattr(self, name), getattr(other, name)).tolist())
             for name in names
@@ -162,15 +179,16 @@ def compare(stage: Stage, case: str, time: int, value: str, runs: Runs, **facts:
     )
 
 
-def curve(provider: str, time: int, value: str, runs: Runs, axis: int) -> Curve:
+def curve(time: int, value: str, runs: Runs, axis: int, *, provider: str, kernel: str) -> Curve:
     """Measure one output at each timestep.
 
     Args:
-        provider: Of the graph.
         time: T.
         value: The output's name.
         runs: The output's values, of one shape.
         axis: That of time.
+        provider: Of the graph.
+        kernel: Likewise.
     """
 
     def steps(array: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -194,6 +212,7 @@ def curve(provider: str, time: int, value: str, runs: Runs, axis: int) -> Curve:
         relative_l2=tuple(relative.tolist()),
         p99=tuple(np.quantile(errors, 0.99, axis=1).tolist()) if errors.size else (0.0,) * time,
         unexplained=tuple(steps(judged).max(axis=1, initial=0).tolist()),
+        kernel=kernel,
     )
 
 

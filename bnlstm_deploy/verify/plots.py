@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnlstm_deploy.extras import require
+from bnlstm_deploy.verify.backend import Backend
 from bnlstm_deploy.verify.metrics import Curve, Scales
 from bnlstm_deploy.verify.search import WorstInput
 
@@ -25,12 +26,16 @@ from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator  # noqa: E402
 
-COLORS = ("ink", "muted", "line", "shade", "bad", "first", "second", "third", "fourth")
-"""CSS variables of the page. Plots are drawn in stand-ins, `#01010x`, that become `var(--name)`."""
-INK, MUTED, LINE, SHADE, BAD, FIRST, SECOND, THIRD, FOURTH = (
-    f"#01010{index}" for index in range(len(COLORS))
+COLORS = (
+    *("ink", "muted", "line", "shade", "bad"),
+    *("first", "second", "third", "fourth", "fifth", "sixth"),
 )
-SERIES = (FIRST, SECOND, THIRD, FOURTH)
+"""CSS variables of the page. Plots are drawn in stand-ins, `#01010x`, that become `var(--name)`."""
+INK, MUTED, LINE, SHADE, BAD, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = (
+    f"#01010{index:x}" for index in range(len(COLORS))
+)
+SERIES = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH)
+"""Enough for two GPU providers beside a CPU's function body and three instruction sets."""
 
 STYLE = {
     "axes.edgecolor": LINE,
@@ -75,10 +80,10 @@ class Panel:
     """The errors of one output at one T."""
 
     curves: Sequence[Curve]
-    """One a provider."""
+    """One a backend."""
     budget: float
-    over: Mapping[str, int]
-    """The first timestep over budget, by provider, where there is one."""
+    over: Mapping[Backend, int]
+    """The first timestep over budget, by backend, where there is one."""
     dtype: str
     """Of the graph."""
 
@@ -187,7 +192,7 @@ def _draw_map(
 
 
 def _draw_errors(axis: Axes, panel: Panel, points: int) -> None:
-    yardstick = reduce(Curve.merged, panel.curves)  # a provider that crashed has fewer cases
+    yardstick = reduce(Curve.merged, panel.curves)  # a graph that crashed has fewer cases
     own, fold = yardstick.own_error, yardstick.fold_error
     drawn = [own, fold, yardstick.activation_error]
     shade: dict[str, Any] = {
@@ -200,7 +205,7 @@ def _draw_errors(axis: Axes, panel: Panel, points: int) -> None:
     _line(axis, fold, points, label=f"fold in numpy, {panel.dtype}", color=MUTED, linestyle="--")
     _line(axis, drawn[-1], points, label="sensitivity", color=MUTED, linestyle=":")
     for curve, color in zip(panel.curves, SERIES, strict=False):
-        name = f"file on {curve.provider}" if curve.provider else "file"
+        name = f"file on {curve.backend}" if curve.provider else "file"
         _line(axis, curve.p99, points, label=f"{name}: 99 %", color=color, linewidth=0.7)
         _line(axis, curve.error, points, label=f"{name}: largest", color=color, linewidth=1.5)
         drawn += [curve.error, curve.p99]
@@ -209,7 +214,7 @@ def _draw_errors(axis: Axes, panel: Panel, points: int) -> None:
             where = _positions(panel.time, points)[wrong]
             top = axis.get_xaxis_transform()
             axis.plot(where, [0.97] * where.size, "x", color=BAD, transform=top, label="not finite")
-        step = panel.over.get(curve.provider)
+        step = panel.over.get(curve.backend)
         if step is not None:
             axis.axvline(step, color=BAD, linewidth=0.8, label="first over budget")
             axis.plot(step, curve.error[step], "o", color=BAD, markersize=4)
@@ -296,4 +301,4 @@ def _inline(svg: str) -> str:
     svg = re.sub(
         r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path.group().strip("\n")), svg
     )
-    return re.sub(r"#01010([0-8])", lambda color: f"var(--{COLORS[int(color.group(1))]})", svg)
+    return re.sub(r"#01010([0-9a])", lambda color: f"var(--{COLORS[int(color.group(1), 16)]})", svg)

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from bnlstm_deploy.errors import BnlstmError, RuntimeSessionError
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.runtime.inputs import Array, Value
+from bnlstm_deploy.runtime.native import VARIABLE, Native
 from bnlstm_deploy.runtime.providers import Provider
 
 
@@ -32,34 +32,47 @@ class Graph(Protocol):
 
 
 class GraphProcess:
-    """A `Session` in a process of its own; a context manager that ends it.
+    """A `Session` in a process of its own, which `close` ends.
+
+    It opens the file while others do: what it says of the file is there after `wait`.
 
     Args:
         path: The ONNX file.
         provider: The one execution provider to use.
+        instruction_set: That of the native kernel; None for the function body.
 
-    Raises:
-        RuntimeSessionError: The file or the provider cannot be used, or the process ended.
+    Attributes:
+        native: Whether the native kernel runs.
     """
 
-    def __init__(self, path: str | Path, provider: Provider) -> None:
+    metadata: Metadata
+    inputs: tuple[Value, ...]
+    state_inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    state_outputs: tuple[Value, ...]
+    native: Native
+
+    def __init__(
+        self, path: str | Path, provider: Provider, instruction_set: str | None = None
+    ) -> None:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        if instruction_set is not None:
+            environment[VARIABLE] = instruction_set
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bnlstm_deploy.runtime.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
         )
-        try:
-            facts = self._ask((str(path), provider))
-        except RuntimeSessionError:
-            self.close()
-            raise
-        self.metadata: Metadata = facts["metadata"]
-        self.inputs: tuple[Value, ...] = facts["inputs"]
-        self.state_inputs: tuple[Value, ...] = facts["state_inputs"]
-        self.outputs: tuple[Value, ...] = facts["outputs"]
-        self.state_outputs: tuple[Value, ...] = facts["state_outputs"]
+        self._send((str(path), provider, instruction_set is not None))
+
+    def wait(self) -> None:
+        """Wait until the file is open.
+
+        Raises:
+            RuntimeSessionError: The file or the provider cannot be used, or the process ended.
+        """
+        vars(self).update(self._receive())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph: arrays by input name to arrays by output name.
@@ -68,7 +81,8 @@ class GraphProcess:
             RuntimeSessionError: The graph failed, or crashed its process.
             InputError: The arrays do not fit the graph.
         """
-        results: dict[str, Array] = self._ask(dict(feeds))
+        self._send(dict(feeds))
+        results: dict[str, Array] = self._receive()
         return results
 
     def close(self) -> None:
@@ -83,27 +97,17 @@ class GraphProcess:
             self._process.kill()
             self._process.wait()
 
-    def __enter__(self) -> "GraphProcess":
-        """Return the graph."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End the process."""
-        self.close()
-
-    def _ask(self, request: object) -> dict[str, Any]:
+    def _send(self, request: object) -> None:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # why it ended is for the one who receives
             pickle.dump(request, self._process.stdin)
             self._process.stdin.flush()
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        try:
             answer = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+        except (EOFError, pickle.UnpicklingError):
             code = self._process.wait()
             raise RuntimeSessionError(f"the graph's process {_ending(code)}") from None
         if isinstance(answer, BnlstmError):

@@ -32,6 +32,7 @@ def record(report: Report, path: str | Path) -> None:
         "truth_error": f"{report.truth_error:.3g}",
         "algebra_error": f"{report.algebra_error:.3g}",
         "providers": environment["providers"],
+        "kernels": environment["kernels"],
         "versions": ", ".join(
             f"{name} {environment[name]}" for name in ("bnlstm-deploy", "onnxruntime", "torch")
         ),

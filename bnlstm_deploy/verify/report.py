@@ -1,7 +1,7 @@
 """What a check found, and how it is judged."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_type_hints
@@ -10,6 +10,7 @@ import numpy as np
 
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.metadata import Metadata, RecurrentLayers
+from bnlstm_deploy.verify.backend import FUNCTION_BODY
 from bnlstm_deploy.verify.data import Agreement
 from bnlstm_deploy.verify.metrics import Comparison, Curve, Scales, Stage, largest
 from bnlstm_deploy.verify.search import WorstInput
@@ -64,14 +65,16 @@ class Report:
     structure: tuple[Finding, ...] = ()
     crashes: tuple[str, ...] = ()
     """Graphs that ended their process, and in which case."""
-    agreement: Agreement | None = None
-    """What the user's data says beside errors."""
+    agreements: tuple[Agreement, ...] = ()
+    """What the user's data says beside errors, of each graph."""
     worst: WorstInput | None = None
     """The input on which the search found the largest error."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Versions, machine, date, hash of the file."""
     diagnosis: Mapping[str, Any] | None = None
-    """Why it failed: `Diagnosis.to_dict()`."""
+    """Why it failed: `Diagnosis.to_dict()` or `NativeFailure.to_dict()`."""
+    no_native: str = ""
+    """Why the native kernel was not checked; empty if it was, or the CPU was no provider."""
 
     @property
     def algebra(self) -> tuple[Comparison, ...]:
@@ -120,14 +123,23 @@ class Report:
         }
         stages: tuple[Stage, ...] = ("algebra", "precision", "conditions", "worst case", "data")
         for name in stages:
-            cases = {(c.provider, c.case) for c in self.of_stage(name)}
+            cases = {c.case for c in self.of_stage(name)}
+            backends = {c.backend for c in self.of_stage(name)}
             if cases:
-                failed = len({c.case for c in self.failures if c.stage == name})
-                text = f"{details[name]}; {len(cases)} cases" + (
-                    f", {failed} failed" * bool(failed)
-                )
-                results.append(StageResult(name, not failed, text))
+                failures = [c for c in self.failures if c.stage == name]
+                text = f"{details[name]}; {len(cases)} cases"
+                text += f" on {len(backends)} kernels" * (len(backends) > 1)
+                if failures:
+                    text += f", {len({c.case for c in failures})} failed"
+                    where = dict.fromkeys(str(c.backend) for c in failures)
+                    text += f" on {', '.join(where)}" * (len(backends) > 1)
+                results.append(StageResult(name, not failures, text))
         return tuple(results)
+
+    @property
+    def agreement(self) -> Agreement | None:
+        """That of the graph with the most answers that do not agree; None without data."""
+        return max(self.agreements, key=lambda a: a.answers - a.agreeing, default=None)
 
     @property
     def algebra_error(self) -> float:
@@ -220,8 +232,10 @@ class Report:
             "structure": [asdict(finding) for finding in self.structure],
             "crashes": list(self.crashes),
             "agreement": None if self.agreement is None else asdict(self.agreement),
+            "agreements": [asdict(agreement) for agreement in self.agreements],
             "worst": None if self.worst is None else asdict(self.worst),
             "diagnosis": self.diagnosis,
+            "no_native": self.no_native,
             "chaotic_timesteps": sorted({c.time for c in self.precision if self.chaotic(c)}),
             "scales": [asdict(scales) for scales in self.scales],
             "comparisons": [asdict(c) | {"budget": self.budget(c)} for c in self.comparisons],
@@ -250,17 +264,19 @@ class Report:
             ]
             return cls(
                 comparisons=tuple(
-                    _read(Comparison, row, "budget") for row in content["comparisons"]
+                    _read(Comparison, {"kernel": _kernel(row)} | row, "budget")
+                    for row in content["comparisons"]
                 ),
                 curves=tuple(_read(Curve, row, "first_over") for row in content["curves"]),
                 scales=tuple(_read(Scales, row) for row in content["scales"]),
                 structure=tuple(Finding(**row) for row in content["structure"]),
                 crashes=tuple(content["crashes"]),
-                agreement=_read(Agreement, content["agreement"]) if content["agreement"] else None,
+                agreements=tuple(_read(Agreement, row) for row in _agreements(content)),
                 worst=_read(WorstInput, content["worst"]) if content["worst"] else None,
                 metadata=Metadata(layers=tuple(layers), **metadata),
                 ratio_limit=float(content["ratio_limit"]),
                 merge_error=float(content["merge_error"]),
+                no_native=content.get("no_native", ""),
                 **{
                     name: content[name]
                     for name in ("checkpoint_sha256", "seed", "environment", "diagnosis")
@@ -270,6 +286,18 @@ class Report:
             raise VerificationError(
                 f"the report is damaged ({error!r}); run verify again"
             ) from error
+
+
+def _kernel(row: Mapping[str, Any]) -> str:
+    """Return what ran a graph before there were other kernels, and their names in a report."""
+    return FUNCTION_BODY if row["provider"] else ""
+
+
+def _agreements(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the agreement of each graph; a report of before holds one for all."""
+    one = [content["agreement"]] if content["agreement"] else []
+    rows: Sequence[Mapping[str, Any]] = content.get("agreements", one)
+    return rows
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

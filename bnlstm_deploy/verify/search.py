@@ -2,22 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.export.values import BATCH
 from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.verify.axes import batch_axes
+from bnlstm_deploy.verify.backend import FUNCTION_BODY, Backend
 from bnlstm_deploy.verify.cases import Case
-from bnlstm_deploy.verify.checker import Checker, converting
+from bnlstm_deploy.verify.checker import Checker
 from bnlstm_deploy.verify.conditions import JITTERS, LONGEST
 from bnlstm_deploy.verify.draw import Draw
-from bnlstm_deploy.verify.metrics import distance
+from bnlstm_deploy.verify.metrics import distance, largest
 from bnlstm_deploy.verify.noise import NoisyActivations
 from bnlstm_deploy.verify.run import TorchModel, Trial
 
@@ -28,7 +28,7 @@ STEPS_BETWEEN_RUNS = 5
 
 @dataclass(frozen=True)
 class WorstInput:
-    """The stream on which the search found the largest error."""
+    """The stream on which the search found the largest error of a graph."""
 
     value: str
     """The output with that error."""
@@ -40,6 +40,15 @@ class WorstInput:
     """The input."""
     stream: tuple[tuple[float, ...], ...]
     """(T, D), or (T, 1) for inputs without features."""
+    provider: str = ""
+    """Of the graph with that error."""
+    kernel: str = FUNCTION_BODY
+    """Likewise."""
+
+    @property
+    def backend(self) -> Backend:
+        """What ran the graph."""
+        return Backend(self.provider, self.kernel)
 
 
 @dataclass
@@ -135,58 +144,75 @@ def _amplification(
 
 
 def check_worst_case(checker: Checker, draw: Draw, seconds: float) -> WorstInput | None:
-    """Search, and measure what was found: where the graph erred most, and what amplifies most.
+    """Search, and measure what was found: where a graph erred most, and what amplifies most.
 
-    The yardstick is taken several times, with inputs off by an ULP, since the search picks the
-    graph's bad luck and not the training model's.
+    What counts in the search is the larger error of two graphs: of the first, a function body, and
+    of the native kernel that users run, that for the best instruction set. What it finds is
+    measured on all. The yardstick is taken several times, with inputs off by an ULP, since the
+    search picks the graph's bad luck and not the training model's.
     """
     metadata = checker.graph.metadata
     steps = metadata.length or min(metadata.steps + 1, LONGEST)
     case = Case(steps, min(STREAMS, draw.most_streams(steps)))
-    run = converting(checker.graph)
+    searched = _searched(list(checker.graphs))
 
     def error(feeds: Mapping[str, Array]) -> float:
-        truth, actual = checker.truth.run(feeds), run(feeds)
-        return max(distance(actual[name], value) for name, value in truth.items())
-
-    try:
-        found = search(
-            checker.truth, lambda: draw.inputs(case.batch, steps), error, seconds, checker.seed
+        truth, trial = checker.truth.run(feeds), Trial(checker.graph, case, [feeds])
+        open_ones = [backend for backend in searched if backend in checker.graphs]
+        actuals = [checker.run(backend, trial, "worst case") for backend in open_ones]
+        return largest(
+            distance(actual[name], value)
+            for actual in actuals
+            if actual is not None
+            for name, value in truth.items()
         )
-    except RuntimeSessionError as crash:
-        checker.note_crash("worst case", crash)
-        return None
+
+    found = search(
+        checker.truth, lambda: draw.inputs(case.batch, steps), error, seconds, checker.seed
+    )
     for words, feeds in (("worst", found.worst), ("most amplified", found.amplified)):
         trial = Trial(checker.graph, case, [feeds])
         label = f"{case}, {words} inputs"
         checker.measure("worst case", trial, label=label, inputs=words, jitters=JITTERS)
-    return _describe(checker, found)
+    return _describe(checker, Trial(checker.graph, case, [found.worst]), found)
 
 
-def _describe(checker: Checker, found: Search) -> WorstInput | None:
+def _searched(backends: Sequence[Backend]) -> list[Backend]:
+    """Return the first and, if it is not that, the best native one: the best come last."""
+    native = [backend for backend in backends if backend.instruction_set is not None]
+    return list(dict.fromkeys((*backends[:1], *native[-1:])))
+
+
+def _describe(checker: Checker, trial: Trial, found: Search) -> WorstInput | None:
     """Describe the stream with the largest error, of the first floating point input."""
     measured = [c for c in checker.comparisons if c.inputs == "worst"]
-    largest = max(measured, key=lambda c: np.nan_to_num(c.error, nan=np.inf), default=None)
+    worst = max(measured, key=lambda c: np.nan_to_num(c.error, nan=np.inf), default=None)
     inputs = [v for v in checker.graph.inputs if found.worst[v.name].ndim > 1]
-    if largest is None or not inputs or BATCH not in inputs[0].shape:
+    if worst is None or not inputs or BATCH not in inputs[0].shape:
+        return None
+    if worst.backend not in checker.graphs:
+        return None
+    actual = checker.run(worst.backend, trial, "worst case")
+    if actual is None:
         return None
     value = inputs[0]
     axis = value.shape.index(BATCH)
-    truth, actual = checker.truth.run(found.worst), converting(checker.graph)(found.worst)
+    truth = checker.truth.run(found.worst)
     axes = batch_axes(checker.graph)
-    errors = np.abs(actual[largest.value].astype(float) - truth[largest.value].astype(float))
+    errors = np.abs(actual[worst.value].astype(float) - truth[worst.value].astype(float))
     stream = 0
-    if largest.value in axes:
-        rows = np.moveaxis(errors, axes[largest.value], 0).reshape(
+    if worst.value in axes:
+        rows = np.moveaxis(errors, axes[worst.value], 0).reshape(
             found.worst[value.name].shape[axis], -1
         )
         stream = int(rows.max(axis=1).argmax())
     array = np.moveaxis(found.worst[value.name], axis, 0)[stream]
     return WorstInput(
-        value=largest.value,
-        error=largest.error,
-        own_error=largest.own_error,
+        value=worst.value,
+        error=worst.error,
+        own_error=worst.own_error,
         tried=found.tried,
         name=value.name,
         stream=tuple(tuple(map(float, step)) for step in array.reshape(len(array), -1)),
+        **worst.backend._asdict(),
     )

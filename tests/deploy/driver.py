@@ -36,7 +36,10 @@ class Driver:
 
     def __init__(self, folder):
         self.config = read_config(folder)
-        self.session = ort.InferenceSession(folder / "1" / "model.onnx")
+        options = ort.SessionOptions()
+        for library in self.config.model_operations.op_library_filename:
+            options.register_custom_ops_library(library)  # as it is: the backend adds no folder
+        self.session = ort.InferenceSession(folder / "1" / "model.onnx", options)
         states = self.config.sequence_batching.state
         # sequence_state.cc: two maps ordered by name, and a state's place in one is that in both
         inputs = sorted(state.input_name for state in states)

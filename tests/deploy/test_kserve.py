@@ -60,10 +60,11 @@ def test_the_text_is_the_content():
     assert "cuda" in container(content)["args"]
 
 
-def test_the_arguments_are_those_of_serve(exported, monkeypatch):
+@pytest.mark.parametrize("native", [True, False])
+def test_the_arguments_are_those_of_serve(exported, monkeypatch, native):
     calls = []
     monkeypatch.setattr("bnlstm_deploy.serve.server.serve", lambda *a, **k: calls.append((a, k)))
-    service = Service("mine", "layers.onnx", "pvc://models", "image")
+    service = Service("mine", "layers.onnx", "pvc://models", "image", native=native)
     only = container(inference_service(service))
     arguments = [argument.replace(MOUNT, str(exported)) for argument in only["args"]]
     result = CliRunner().invoke(app, arguments)
@@ -72,6 +73,7 @@ def test_the_arguments_are_those_of_serve(exported, monkeypatch):
     for engine in engines:
         engine.close()
     assert [engine.name for engine in engines] == ["mine"]
+    assert [bool(engine.native) for engine in engines] == [native]
     ports = {port["name"]: port["containerPort"] for port in only["ports"]}
     assert places == {
         "host": "0.0.0.0",
@@ -89,6 +91,16 @@ def test_a_file_is_replaced_only_by_force(exported, tmp_path):
     invoke(*command, "--force", "--max-replicas", "3")
     content = yaml.safe_load((tmp_path / "layers.yaml").read_text())
     assert content["spec"]["predictor"]["maxReplicas"] == 3
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_what_is_to_run_is_said_and_written(exported, tmp_path, native):
+    options = ("-o", tmp_path / "layers.yaml", *(() if native else ("--no-native",)))
+    output = invoke("kserve", exported / "layers.onnx", *REQUIRED, *options).output
+    assert ("native kernel" in output) is native
+    assert ("function body: native=False" in " ".join(output.split())) is not native
+    arguments = container(yaml.safe_load((tmp_path / "layers.yaml").read_text()))["args"]
+    assert ("--no-native" in arguments) is not native
 
 
 @pytest.mark.parametrize("name", ["Digits", "9digits", "digits-", "a_b", "a.b", "a" * 64, ""])

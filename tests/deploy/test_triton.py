@@ -7,9 +7,10 @@ import onnx
 import pytest
 
 from bnlstm_deploy.export import export
+from bnlstm_deploy.native import library_path
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
-from tests.deploy.commands import deploy
+from tests.deploy.commands import deploy, invoke
 from tests.deploy.driver import Driver, read_config
 from tests.models import randomize
 
@@ -142,3 +143,54 @@ def test_half_precision_avoids_the_optimizer_that_crashes(tmp_path):
     model = randomize(BNLSTM(3, 8, max_length=4))
     export(model, tmp_path / "half.onnx", dtype=torch.float16)
     assert read_config(deploy(tmp_path / "half.onnx", tmp_path / "r")).optimization.graph.level == 1
+
+
+def test_the_native_kernel_is_in_the_repository_and_runs(exported, tmp_path):
+    """The operator's copy here has the batch first, and the kernel gives the same bits in any."""
+    for native in (True, False):
+        options = () if native else ("--no-native",)
+        folder = deploy(exported / "layers.onnx", tmp_path / str(native), *options)
+        library = folder / "1" / library_path().name
+        driver = Driver(folder)
+        files = list(driver.config.model_operations.op_library_filename)
+        assert files == ([str(library)] if native else [])
+        assert library.exists() is native
+        x = np.random.default_rng(0).standard_normal((3, 40, 3)).astype(np.float32)
+        chunks = [
+            {i: {"input": x[i : i + 1, t]} for i in range(3)} for t in (slice(9), slice(9, 40))
+        ]
+        results = [driver.run(chunks[0], start=range(3)), driver.run(chunks[1])]
+        result = np.concatenate([[r[i]["output"][0] for i in range(3)] for r in results], axis=1)
+        kernel, _ = Session(exported / "layers.onnx")(x.swapaxes(0, 1))
+        assert np.array_equal(result, kernel.swapaxes(0, 1)) is native
+        body, _ = Session(exported / "layers.onnx", native=False)(x.swapaxes(0, 1))
+        np.testing.assert_allclose(result, body.swapaxes(0, 1), atol=1e-6)
+    assert (tmp_path / "True" / "layers" / "1" / library_path().name).read_bytes() == (
+        library_path().read_bytes()
+    )
+
+
+def test_where_the_server_finds_the_native_kernel(exported, tmp_path):
+    path = "/models/layers/1/libbnlstm.so"
+    options = ("--native-library", path)
+    folder = deploy(exported / "layers.onnx", tmp_path / "r", *options)
+    assert list(read_config(folder).model_operations.op_library_filename) == [path]
+    assert (folder / "1" / library_path().name).exists()
+
+
+def test_what_runs_the_function_body_has_no_native_kernel_and_says_why(exported, tmp_path):
+    import torch
+
+    model = randomize(BNLSTM(3, 8, max_length=4))
+    export(model, tmp_path / "half.onnx", dtype=torch.float16)
+    for path, options, reason in (
+        (exported / "layers.onnx", ("--no-native",), "native=False"),
+        (exported / "layers.onnx", ("--instance", "gpu"), "for CPUs"),
+        (tmp_path / "half.onnx", (), "float16"),
+    ):
+        command = ("triton", path, "-o", tmp_path / "r", "--force", "--backend", "python")
+        output = " ".join(invoke(*command, *options).output.split())
+        assert "function body: " in output
+        assert reason in output
+        files = (tmp_path / "r" / path.stem / "1").iterdir()
+        assert sorted(file.name for file in files) == ["model.onnx", "model.py"]

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf import json_format
 
 from bnlstm_deploy.export import export
+from bnlstm_deploy.native import library_path
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
 from tests.deploy.commands import deploy
@@ -174,6 +175,31 @@ def test_whole_sequences_are_padded_or_kept_apart(exported, tmp_path, load, monk
             np.testing.assert_allclose(response.outputs["output"], expected, atol=1e-6)
             h = np.moveaxis(state.h, 1, 0)
             np.testing.assert_allclose(response.outputs["h_n"], h, atol=1e-6)
+
+
+def test_the_native_kernel_is_beside_the_model_and_runs(exported, tmp_path, load):
+    x = np.repeat(chunk(30), 3, axis=0)
+    x[1:] *= [[[2]], [[3]]]
+    kernel = Session(exported / "layers.onnx")(x.swapaxes(0, 1))[0].swapaxes(0, 1)
+    for native in (True, False):
+        options = ("--backend", "python", *(() if native else ("--no-native",)))
+        written = deploy(exported / "layers.onnx", tmp_path / str(native), *options)
+        (tmp_path / f"elsewhere {native}").mkdir()
+        folder = tmp_path / f"elsewhere {native}" / "layers"
+        written.rename(folder)  # as into a container
+        model = load(folder)
+        requests = [Request(i, start=True, end=True, input=x[i : i + 1]) for i in range(3)]
+        results = [response.outputs["output"] for response in model.execute(requests)]
+        assert np.array_equal(np.concatenate(results), kernel) is native
+        np.testing.assert_allclose(np.concatenate(results), kernel, atol=1e-6)
+        assert (folder / "1" / library_path().name).exists() is native
+
+
+def test_a_damaged_native_kernel_is_an_error(exported, tmp_path, load):
+    folder = deploy(exported / "layers.onnx", tmp_path / "r", *("--backend", "python"))
+    (folder / "1" / library_path().name).write_text("no library")
+    with pytest.raises(Exception, match=library_path().name):  # onnxruntime's own kind
+        load(folder)
 
 
 def test_a_gpu_that_is_not_there_is_an_error(exported, tmp_path, load):

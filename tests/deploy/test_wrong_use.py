@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from bnlstm_deploy.cli.main import main
 from bnlstm_deploy.deploy.triton_config import Options
 from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.native import library_path
 
 TRITON = ("triton", "-o", "repository")
 KSERVE = ("kserve", "--storage-uri", "pvc://models", "--image", "image", "-o", "file.yaml")
@@ -103,6 +104,11 @@ def test_a_name_that_cannot_be_one(fails, command, name):
         (["-o", "no/repository"], "no/repository cannot be written"),
         (["-o", "text.onnx"], "text.onnx cannot be written"),
         (["-o", "text.onnx/repository"], "text.onnx/repository cannot be written"),
+        (["--native-library", "lib.so"], "--native-library is 'lib.so'; pass an absolute path"),
+        (["--native-library", ""], "--native-library is ''; pass an absolute path"),
+        (["--native-library", "/lib.so", "--backend", "python"], "for the onnxruntime backend"),
+        (["--native-library", "/lib.so", "--no-native"], "is given, and what runs is the function"),
+        (["--native-library", "/lib.so", "--instance", "gpu"], "the native kernel is for CPUs"),
     ],
 )
 def test_options_of_triton(fails, arguments, message):
@@ -147,6 +153,7 @@ def test_a_folder_is_replaced_as_a_whole_and_only_by_force(folder, run):
     assert run(*TRITON, "layers.onnx", "--name", "m", "--force")[0] == 0
     assert sorted(str(path.relative_to(model)) for path in model.rglob("*")) == [
         "1",
+        f"1/{library_path().name}",
         "1/model.onnx",
         "config.pbtxt",
     ]
@@ -177,7 +184,7 @@ def test_the_repository_may_be_the_working_folder(folder, run, monkeypatch):
     seen = []
     monkeypatch.setattr("shutil.copyfile", lambda *_: seen.append([*repository.iterdir()]))
     assert run("triton", "-o", ".", "--backend", "python", "../layers.onnx")[0] == 0
-    assert seen == [[]]
+    assert seen == [[], []]  # the file, and the native kernel
     assert [path.name for path in repository.iterdir()] == ["layers"]
 
 

@@ -183,18 +183,24 @@ def test_after_all_that_nothing_was_internal(server, stub):
     assert not any('reason="internal"' in name for name in server.metrics())
 
 
-def test_a_client_that_leaves_cancels_its_request(server, stub):
+def test_a_client_that_leaves_cancels_its_request(model_path):
     x = np.zeros((1, 8000, 3), np.float32)
     tensor, raw = {"shape": x.shape}, [x.tobytes()]
-    futures = [
-        stub.ModelInfer.future(request(tensor=tensor, raw_input_contents=raw, id=f"left {number}"))
-        for number in range(8)
-    ]
-    futures[0].result()  # they run one by one, so the last ones still wait
-    for future in futures[1:]:
-        future.cancel()
-    assert server.wait_for("request", id="left 7")["reason"] == "cancelled"
-    assert stub.ModelInfer(request()).outputs
+    # The function body is slow enough to leave before it is done.
+    with (
+        running(model_path, "--max-batch", "1", "--no-native") as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        stub = GRPCInferenceServiceStub(channel)
+        futures = [
+            stub.ModelInfer.future(request(tensor=tensor, raw_input_contents=raw, id=f"left {n}"))
+            for n in range(8)
+        ]
+        futures[0].result()  # they run one by one, so the last ones still wait
+        for future in futures[1:]:
+            future.cancel()
+        assert server.wait_for("request", id="left 7")["reason"] == "cancelled"
+        assert stub.ModelInfer(request()).outputs
 
 
 def test_without_the_token_only_probes_answer(model_path):

@@ -1,5 +1,8 @@
 """What the tests on the real tritonserver read: repositories, and what a Session computes.
 
+Of the arrays in expected.npz, those in the folder `kernel` are the native kernel's, the same to the
+bit as the server's; the others are those of the function bodies.
+
 `python -m tests.triton.make FOLDER`, in the main environment.
 """
 
@@ -24,6 +27,7 @@ SERVED = {
     "direct": ("layers", (*STREAMING, "--strategy", "direct", "--max-batch", SLOTS)),
     "learned": ("classifier", STREAMING),
     "whole": ("directions", (*PYTHON, "--max-wait", "0.2")),
+    "body": ("layers", (*STREAMING, "--no-native")),
 }
 """By the name in the repository: the file, and the options."""
 
@@ -46,15 +50,22 @@ def main(folder):
         for name, (file, options) in served.items():
             deploy(folder / f"{file}.onnx", folder / repository, *options, name=name)
     x = np.random.default_rng(0).standard_normal((STREAMS, TIME, 3)).astype(np.float32)
-    whole = Session(folder / "directions.onnx")
-    arrays = {
-        "x": x,
-        "layers": Session(folder / "layers.onnx")(x.swapaxes(0, 1))[0].swapaxes(0, 1),
-        "classifier": classify(Session(folder / "classifier.onnx"), x),
-    }
-    for i in range(STREAMS):
-        arrays[f"whole_{i}"] = whole(x[i : i + 1, : TIME - i])[0]
+    arrays = {"x": x} | compute(folder, x, native=False)
+    arrays |= {f"kernel/{name}": array for name, array in compute(folder, x, native=True).items()}
     np.savez(folder / "expected.npz", **arrays)
+
+
+def compute(folder, x, *, native):
+    """Return what the files compute, by the files' names."""
+    layers, classifier, whole = (
+        Session(folder / f"{name}.onnx", native=native)
+        for name in ("layers", "classifier", "directions")
+    )
+    return {
+        "layers": layers(x.swapaxes(0, 1))[0].swapaxes(0, 1),
+        "classifier": classify(classifier, x),
+        **{f"whole_{i}": whole(x[i : i + 1, : TIME - i])[0] for i in range(STREAMS)},
+    }
 
 
 def classify(session, x):

@@ -97,6 +97,22 @@ def test_concurrent_streams_give_what_a_session_gives(call, expected, model, pro
         np.testing.assert_allclose(result, own, atol=1e-6)
 
 
+def test_the_native_kernel_runs_unless_it_was_left_out(call, expected):
+    """The library beside the model is loaded by the server; its sums are the same to the bit."""
+    kernel = expected["kernel/layers"]
+    assert not np.array_equal(kernel, expected["layers"])
+    x = expected["x"]
+    for model in ("oldest", "direct", "body"):
+        results = [
+            np.concatenate(stream(call, model, x[i : i + 1], 300 + i, [5, 1, 18]), axis=1)[0]
+            for i in range(len(x))
+        ]
+        assert np.array_equal(results, kernel) is (model != "body")
+    whole = [call("whole", x[i : i + 1, : x.shape[1] - i]) for i in range(len(x))]
+    for i, result in enumerate(whole):
+        assert np.array_equal(result, expected[f"kernel/whole_{i}"])
+
+
 def test_interleaved_streams_at_different_steps(call, expected):
     x, truth = expected["x"], expected["layers"]
     at = dict.fromkeys(range(SLOTS), 0)

@@ -13,6 +13,7 @@ import torch
 from bnlstm_deploy.errors import InputError, MissingExtraError
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.runtime.native import instruction_sets
 from bnlstm_deploy.verify import Comparison, Curve, Report, verify
 from bnlstm_deploy.verify.data import Agreement
 from bnlstm_deploy.verify.html import write_html
@@ -86,7 +87,7 @@ def failed(measured):
         ),
         structure=(Finding("types", False, "float16 <b>instead</b> of float32"),),
         crashes=("cuda, T=5: the process ended by signal 11",),
-        agreement=Agreement(10, 9, 10, 8, 9),
+        agreements=(Agreement(10, 9, 10, 8, 9, "cpu"), Agreement(10, 10, provider="cuda")),
         worst=WorstInput("output", NAN, 1e-7, 3, "input", ((1.0, NAN, -1.0, 2.0, 0.5),) * 900),
         metadata=replace(measured.metadata, merge_tolerance=1e-3),
         merge_error=2e-4,
@@ -137,7 +138,9 @@ def test_a_report_of_a_check(measured, tmp_path):
     assert measured.checkpoint_sha256 in text
     assert f"{measured.ratio:.2f}x" in text
     assert f"torch {torch.__version__}" in text
-    assert parsed.text.count("file on cpu: largest") == 1
+    assert parsed.text.count("file on cpu (function body): largest") == 1
+    for instruction_set in instruction_sets():
+        assert parsed.text.count(f"file on cpu (native {instruction_set}): largest") == 1
     assert parsed.tags.count("svg") == 4  # the longest T, the others, scales, the worst stream
     assert all(f"T = {time}" in parsed.text for time in (1, 2, 4))
     assert write_again(measured, tmp_path) == text

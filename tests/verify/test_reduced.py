@@ -51,7 +51,7 @@ def test_the_emulation_is_what_the_reference_evaluator_computes(arguments, model
     onnx.checker.check_model(copy, full_check=True)
     onnx.save(copy, tmp_path / "e.onnx")
     x = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32)
-    session = Session(tmp_path / "e.onnx")
+    session = Session(tmp_path / "e.onnx", native=False)  # which rounds in its body
     actual = session.run({"input": x})
     names = list(actual)
     truth = dict(zip(names, ReferenceEvaluator(proto).run(names, {"input": x}), strict=True))

@@ -15,6 +15,7 @@ from bnlstm_deploy.export import export
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.runtime.native import instruction_sets
 from bnlstm_deploy.verify import Report, assert_equivalent, record, verify
 from bnlstm_deploy.verify.metrics import Comparison
 from bnlstm_deploy.verify.process import GraphProcess
@@ -84,7 +85,7 @@ def test_a_crash_is_a_failed_stage_and_not_the_end(model, path, monkeypatch):
         return run(self, feeds)
 
     monkeypatch.setattr(GraphProcess, "run", crashing)
-    report = verify(model, path, search_seconds=0)
+    report = verify(model, path, search_seconds=0, native=False)
     assert not report.passed
     assert "crashed with SIGSEGV" in stage(report, "providers").detail
     assert len(runs) == 4
@@ -153,13 +154,14 @@ def test_data_of_ones_own(model, path, tmp_path):
     np.savez(tmp_path / "y.npz", y=y)
     report = check(model, path, data=[tmp_path / "x.npz", tmp_path / "y.npz"])
     assert report.passed
-    agreement = report.agreement
-    assert (agreement.answers, agreement.agreeing) == (200, 200)
-    assert (agreement.labelled, agreement.correct, agreement.correct_truth) == (200, 150, 150)
+    assert len(report.agreements) == 1 + len(instruction_sets())
+    for agreement in report.agreements:
+        assert (agreement.answers, agreement.agreeing) == (200, 200)
+        assert (agreement.labelled, agreement.correct, agreement.correct_truth) == (200, 150, 150)
     assert "accuracy 75.00 % against 75.00 %" in stage(report, "data").detail
     changed(path, set_array("head.bias", lambda v: v + np.array([9, 0, 0], np.float32)))
     worse = check(model, path, data=[tmp_path / "x.npz", tmp_path / "y.npz"])
-    assert worse.agreement.agreeing < 200
+    assert all(agreement.agreeing < 200 for agreement in worse.agreements)
     np.savez(tmp_path / "z.npz", z=x)
     with pytest.raises(InputError, match=r"the data holds the arrays \['z'\]"):
         check(model, path, data=[tmp_path / "z.npz"])

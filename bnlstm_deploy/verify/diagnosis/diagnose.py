@@ -131,7 +131,7 @@ def diagnose(
         FoldError: The model cannot be folded.
     """
     path = Path(path)
-    graph = Session(path, providers=providers)
+    graph = Session(path, providers=providers, native=False)
     proto = onnx.load(path)
     nodes = find_nodes(model, proto)
     metadata = graph.metadata

@@ -51,7 +51,8 @@ def start(config_file):
         proxy_location="HeadOnly",
         http_options={"host": schema.http_options.host, "port": schema.http_options.port},
     )
-    options = Options.model_validate(application.args)
+    # The function body is slow enough for requests to meet, and for a node to die among them.
+    options = Options.model_validate(application.args | {"native": False})
     serve.run(build(options), name=application.name, route_prefix=application.route_prefix)
     return cluster, workers
 

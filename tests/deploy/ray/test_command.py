@@ -5,6 +5,7 @@ import json
 import socket
 import sys
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +47,23 @@ def test_the_config_file_is_ray_serves_and_holds_no_token(model, tmp_path, monke
     assert options.limits == Limits(max_batch=8)
     assert (options.min_replicas, options.max_replicas) == (2, 5)
     assert options.require_token
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic
+@pytest.mark.parametrize("native", [True, False])
+def test_replicas_run_natively_unless_told_not_to(model, tmp_path, native):
+    from bnlstm_deploy.deploy.ray_app import Replica
+
+    file = tmp_path / "config.json"
+    invoke("ray", model, "-o", file, *(() if native else ("--no-native",)))
+    (application,) = json.loads(file.read_text())["applications"]
+    # An object of the class itself would answer Ray when it is deleted.
+    replica = SimpleNamespace()
+    constructor = Replica.func_or_class.__mro__[1].__init__
+    constructor(replica, Options.model_validate(application["args"]))
+    for engine in replica.engines:
+        engine.close()
+    assert [bool(engine.native) for engine in replica.engines] == [native]
 
 
 def test_paths_become_absolute(tmp_path, monkeypatch):

@@ -1,0 +1,118 @@
+"""Opens an exported file on ONNX Runtime: on the native kernel where it can, or without."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime as ort
+
+from bnlstm_deploy.errors import RuntimeSessionError
+from bnlstm_deploy.metadata import Metadata
+from bnlstm_deploy.runtime.cuda import preload
+from bnlstm_deploy.runtime.device import Device, using
+from bnlstm_deploy.runtime.native import Native, register, warn
+from bnlstm_deploy.runtime.options import CPU
+from bnlstm_deploy.runtime.providers import Resolved, why_not
+
+ERROR_SEVERITY, FATAL_SEVERITY = 3, 4
+
+FROM_CUDA = re.compile("(CUDA|CUBLAS|CUDNN|cuDNN) (failure|error|version)|cudaError|libcu")
+"""What ONNX Runtime says if it is CUDA that does not start, and not the graph that is refused."""
+
+CRASHES = ("FuseFp16InitializerToFp32NodeTransformer",)
+"""Optimizers that are switched off: on a CPU this one ends the process on many float16 graphs."""
+
+NATIVE_DTYPES = ("float32", "float64")
+"""The types that the native kernel is for."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a file is opened."""
+
+    providers: Resolved
+    device: Device
+    """Where the first provider has its memory."""
+    intra_op_num_threads: int | None
+    """None for ONNX Runtime's default."""
+    inter_op_num_threads: int | None
+    """Likewise."""
+    records_placement: bool
+    """Whether ONNX Runtime is to record which provider takes which node."""
+    captures: bool
+    """Whether runs are captured as CUDA graphs."""
+
+    def open(self, path: Path, *, native: bool) -> tuple[ort.InferenceSession, Native]:
+        """Open a file.
+
+        Args:
+            path: The ONNX file.
+            native: Whether the native kernel is taken, where it can be.
+
+        Raises:
+            RuntimeSessionError: The file or a provider cannot be used, or BNLSTM_DEPLOY_NATIVE
+                names an instruction set that cannot be had.
+        """
+        options = self._options()
+        kernel = Native(None, "native=False")
+        if native and [name for name, _ in self.providers] == [CPU]:
+            kernel = register(options, self.intra_op_num_threads)
+        elif native:
+            kernel = Native(None, "the native kernel is for the CPU as the only provider")
+        try:
+            return self._open(path, options), kernel
+        except RuntimeSessionError as error:
+            if not kernel:
+                raise
+            # With a kernel that does not take the file's types there is no way back to the
+            # function body but a session without it. A file that is wrong is so without it, too.
+            session = self._open(path, self._options())
+            kernel = Native(None, _why_not_native(session, error))
+            warn(kernel.reason)
+            return session, kernel
+
+    def _options(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        # A graph that cannot be captured is no error of which the log would have to tell.
+        options.log_severity_level = FATAL_SEVERITY if self.captures else ERROR_SEVERITY
+        # Patterns are planned for one shape and help none of the others that sequences have.
+        options.enable_mem_pattern = False
+        for name in ("intra_op_num_threads", "inter_op_num_threads"):
+            setattr(options, name, _threads(name, getattr(self, name)))
+        if self.records_placement:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        return options
+
+    def _open(self, path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+        if self.device.kind != "cpu":
+            preload()
+        try:
+            with using(self.device):
+                return ort.InferenceSession(
+                    path,
+                    options,
+                    providers=self.providers,
+                    enable_fallback=0,
+                    disabled_optimizers=CRASHES,
+                )
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            message = f"ONNX Runtime cannot load {path}: {str(error).strip()}"
+            if FROM_CUDA.search(str(error)):
+                message = f"{message}. {why_not(self.providers[0][0])}".strip()
+            raise RuntimeSessionError(message) from error
+
+
+def _why_not_native(session: ort.InferenceSession, error: RuntimeSessionError) -> str:
+    """Return why a file runs, and not on the native kernel, with which it gave an error."""
+    metadata = Metadata.from_properties(session.get_modelmeta().custom_metadata_map)
+    if metadata.dtype not in NATIVE_DTYPES:
+        return f"the native kernel is for {' and '.join(NATIVE_DTYPES)}, not {metadata.dtype}"
+    return f"ONNX Runtime refuses the file with the native kernel: {error}"
+
+
+def _threads(name: str, number: int | None) -> int:
+    if number is None:
+        return 0  # ONNX Runtime's way to say its default
+    if number < 1:
+        raise RuntimeSessionError(f"{name} is {number}; pass at least 1")
+    return number
