@@ -17,6 +17,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bnlstm_deploy.errors import BnlstmError, InputError
+from bnlstm_deploy.native import digest_path
 from bnlstm_deploy.native.build import PLATFORMS, build, this_platform
 
 
@@ -54,7 +55,8 @@ class NativeBuildHook(BuildHookInterface[BuilderConfig]):
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform.tag}"
         if version != "editable":
-            build_data["force_include"][str(output)] = file.as_posix()
+            for made, name in ((output, file), (digest_path(output), digest_path(file))):
+                build_data["force_include"][str(made)] = name.as_posix()
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove the temporary folder, now that the wheel is written."""

@@ -11,6 +11,7 @@ one symbol is `RegisterCustomOps`.
 instruction sets' features, those named in `INSTRUCTION_SETS` are all that the code may use.
 """
 
+import hashlib
 import os
 import platform
 import shutil
@@ -26,7 +27,7 @@ from typing import NamedTuple
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.extras import require
-from bnlstm_deploy.native import LIBRARY_NAMES
+from bnlstm_deploy.native import LIBRARY_NAMES, digest_path
 
 __all__ = ["INSTRUCTION_SETS", "PLATFORMS", "Platform", "build", "this_platform"]
 
@@ -120,7 +121,7 @@ def build(
     compiler: Sequence[str] | None = None,
     program: Path | None = None,
 ) -> None:
-    """Compile and link the library. `output` appears whole or not at all.
+    """Compile and link the library, and write its digest beside it. Files appear whole or not.
 
     The last three arguments are for tests:
 
@@ -173,6 +174,10 @@ def build(
         shutil.copyfile(folder / output.name, temporary)
     if program:
         output.chmod(0o755)
+        return
+    with replacing(digest_path(output)) as temporary:
+        digest = hashlib.sha256(output.read_bytes()).hexdigest()
+        temporary.write_text(f"{digest}\n", encoding="ascii")
 
 
 def _environment(folder: Path) -> dict[str, str]:

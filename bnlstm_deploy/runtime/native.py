@@ -12,7 +12,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.native import library_path
+from bnlstm_deploy.native import available, library_path
 
 VARIABLE = "BNLSTM_DEPLOY_NATIVE"
 """An instruction set's name, `0` for the function body; unset, empty or `1`: the best there is."""
@@ -77,8 +77,9 @@ def register(options: ort.SessionOptions, threads: int | None) -> Native:
                 raise RuntimeSessionError(
                     f"{VARIABLE}={named}: the native kernel cannot be used: {reason}"
                 ) from error
-            if not isinstance(error, RuntimeSessionError):  # which says that none was installed
+            if not isinstance(error, RuntimeSessionError):
                 reason = f"the native kernel's library {path} cannot be used: {reason}"
+            if available():  # where there is none, that is no news
                 warn(reason)
             return Native(None, reason)
 

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bnlstm_deploy.native import REMEDY as REINSTALL
 from bnlstm_deploy.verify.backend import FUNCTION_BODY, Backend
 from bnlstm_deploy.verify.metrics import Comparison, largest
 from bnlstm_deploy.verify.report import Report
 
 REMEDY = (
-    "The library is damaged, or was built wrongly. Install bnlstm-deploy again (in a checkout: "
-    "python -m bnlstm_deploy.native.build); until then run the file without it: native=False, "
-    "--no-native or BNLSTM_DEPLOY_NATIVE=0"
+    f"The library was built wrongly. {REINSTALL}; until then run the file without it: "
+    "native=False, --no-native or BNLSTM_DEPLOY_NATIVE=0"
 )
 
 

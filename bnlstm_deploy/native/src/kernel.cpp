@@ -184,8 +184,9 @@ void pack(const float *weight, int64_t H, int64_t inputs, float *packed) {
 // or four gates in one. There are four sums all the same, for each waits for its last addition: with
 // V < 4 they are of every second or fourth input, and added up at the end.
 template <int V, int streams, int count>
-inline void multiply(const float *weights, int64_t inputs, const float *const *input,
-                     Floats (&result)[count][streams][V]) {
+__attribute__((noinline)) void multiply(const float *weights, int64_t inputs,
+                                        const float *const *input,
+                                        Floats (&result)[count][streams][V]) {
   constexpr int parts = 4 / V;
   Floats sum[count][streams][4];
   for (int p = 0; p < count; p++) {

@@ -18,8 +18,8 @@ from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.export.forms import unrolled
 from bnlstm_deploy.export.op import OUTPUTS
 from bnlstm_deploy.runtime.inputs import DTYPES, Array
-from bnlstm_deploy.runtime.providers import Provider, resolve
 from bnlstm_deploy.runtime.opening import CRASHES, ERROR_SEVERITY
+from bnlstm_deploy.runtime.providers import Provider, resolve
 from bnlstm_deploy.verify.diagnosis.places import Place, inputs_of
 
 INPUT_PRODUCT, HIDDEN_PRODUCT, GATES = "input product", "hidden product", "gates"

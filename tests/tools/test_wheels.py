@@ -1,0 +1,68 @@
+"""The checks of `make wheels`, on the wheel of Linux; its libraries are in tests/native/test_build.py."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bnlstm_deploy.native.build import PLATFORMS
+from tools import wheels
+
+NAME = "linux-x86_64"
+LINUX = PLATFORMS[NAME]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return wheels.make(NAME, tmp_path_factory.mktemp("dist"))
+
+
+def compile_c(source: str, target: str, library: Path, *flags: str) -> None:
+    """Compile a library that is not the kernel's."""
+    path = library.with_suffix(".c")
+    path.write_text(source)
+    command = (sys.executable, "-m", "ziglang", "cc", "-target", target, "-shared", "-fPIC", *flags)
+    subprocess.run([*command, path, "-o", library], check=True)
+
+
+def test_a_wheel_is_as_its_tag_says(wheel):
+    assert wheel.name.endswith(f"-py3-none-{LINUX.tag}.whl")
+    assert wheels.policy_faults(wheel) == []
+
+
+def test_a_library_that_needs_a_newer_glibc(wheel, tmp_path):
+    newer = tmp_path / LINUX.library
+    # Since 2.34 threads are in libc itself, under a version of that name.
+    source = "#include <pthread.h>\nvoid *f(void *(*g)(void *)) { pthread_t t; "
+    source += "pthread_create(&t, 0, g, 0); return 0; }\n"
+    compile_c(source, "x86_64-linux-gnu.2.34", newer)
+    other = tmp_path / wheel.name
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(other, "w") as new:
+        for info in old.infolist():
+            own = info.filename.endswith(LINUX.library)
+            new.writestr(info, newer.read_bytes() if own else old.read(info))
+    (fault,) = wheels.policy_faults(other)
+    assert fault == "auditwheel finds it consistent with manylinux_2_34_x86_64 only"
+
+
+def test_a_library_that_needs_another(tmp_path):
+    library = tmp_path / LINUX.library
+    source = "#include <dlfcn.h>\nvoid *RegisterCustomOps(void) { return dlopen(0, 1); }\n"
+    compile_c(source, "x86_64-linux-gnu.2.17", library, "-ldl")
+    assert wheels.library_faults(library.read_bytes(), LINUX) == ["it needs libdl.so.2"]
+
+
+@pytest.mark.parametrize(("most", "status"), [(wheels.MAX_BYTES, 0), (1000, 1)])
+def test_a_fault_is_an_error(wheel, tmp_path, monkeypatch, capsys, most, status):
+    monkeypatch.setattr(wheels, "make", lambda _, folder: shutil.copy(wheel, folder))
+    monkeypatch.setattr(wheels, "PLATFORMS", {NAME: LINUX})
+    monkeypatch.setattr(wheels, "DIST", tmp_path)
+    monkeypatch.setattr(wheels, "MAX_BYTES", most)
+    with pytest.raises(SystemExit) as caught:
+        wheels.main()
+    assert caught.value.code == status
+    assert NAME in (printed := capsys.readouterr().out)
+    assert ("more than" in printed) == bool(status)
