@@ -48,7 +48,8 @@ class States {
 };
 
 // How a call is shared among threads. Shares of streams run through all timesteps without waiting for
-// each other. Shares of hidden units meet after each timestep.
+// each other. Shares of hidden units meet after each timestep, and wait for one that was held up; but
+// each reads its own weights only.
 struct Shares {
   int64_t streams = 1, units = 1;
 };
@@ -59,6 +60,8 @@ constexpr int64_t WORTH_SHARING = 150'000;
 constexpr int64_t KEPT = 100'000;
 // Of a share, so that its products are made together.
 constexpr int64_t FEWEST_STREAMS = 6, FEWEST_PANELS = 2;
+// Of a thread, that make up for reading all weights.
+constexpr int64_t MANY_STREAMS = 4;
 
 // With two shares a thread, one that was held up leaves the second to others.
 int64_t shares_of(int64_t all, int64_t fewest, int64_t threads) {
@@ -70,7 +73,7 @@ int64_t shares_of(int64_t all, int64_t fewest, int64_t threads) {
 Shares share(const Node &node, int64_t panels, int threads) {
   const int64_t weights = 4 * node.H * (node.H + node.D);
   if (threads == 1) return {};
-  if (node.N > 1 && weights <= KEPT) {
+  if (node.N >= MANY_STREAMS * threads || (node.N > 1 && weights <= KEPT)) {
     if (node.T * node.N * weights < WORTH_SHARING) return {};
     return {shares_of(node.N, FEWEST_STREAMS, threads), 1};
   }

@@ -343,20 +343,29 @@ inline void dispatch(int width, int64_t count, Run run) {
 
 void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begin, int64_t end,
           bool backwards) {
-  for (int64_t i = begin; i < end; i++) {
-    Panel p = panel(backwards ? begin + end - 1 - i : i, layer.H);
-    // One stream has too few sums to keep the multipliers busy; two panels have enough.
-    if (count == 1 && i + 1 < end) {
-      Panel next = panel(backwards ? begin + end - 2 - i : i + 1, layer.H);
-      if (p.width == W && next.width == W) {
-        step_panels<4, 1, 2>(layer, streams, backwards ? next : p);
-        i++;
-        continue;
-      }
-    }
-    dispatch(p.width, count, [&](auto V, auto share, int64_t first) {
-      step_panels<decltype(V)::value, decltype(share)::value, 1>(layer, streams + first, p);
+  auto at = [&](int64_t i) { return panel(backwards ? begin + end - 1 - i : i, layer.H); };
+  auto run = [&](const Panel &p, const Stream *first, int64_t number) {
+    if (number == 0) return;
+    dispatch(p.width, number, [&](auto V, auto share, int64_t offset) {
+      step_panels<decltype(V)::value, decltype(share)::value, 1>(layer, first + offset, p);
     });
+  };
+  // A stream that is left alone has too few sums to keep the multipliers busy; with two panels it has
+  // enough.
+  const bool left = count % MAX_STREAMS == 1;
+  const Stream *last = streams + count - 1;
+  for (int64_t i = begin; i < end; i++) {
+    const Panel p = at(i);
+    run(p, streams, count - left);
+    if (!left) continue;
+    const Panel next = i + 1 < end ? at(i + 1) : Panel{};
+    if (p.width == W && next.width == W) {
+      run(next, streams, count - left);
+      step_panels<4, 1, 2>(layer, last, backwards ? next : p);
+      i++;
+    } else {
+      run(p, last, 1);
+    }
   }
 }
 

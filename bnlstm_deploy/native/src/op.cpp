@@ -75,7 +75,8 @@ class Instance {
 
   bool keep(Input input, Array<float> &packed) const {
     const Tensor &weight = constants_.in[input];
-    if (!weight.given || weight.rank != 2 || weight.sizes[0] % 4) return true;  // `compute` tells why
+    // `compute` tells what is wrong. An array without elements may have any number of rows.
+    if (!weight.given || weight.rank != 2 || weight.sizes[0] % 4 || !weight.sizes[1]) return true;
     packed = pack(weight);
     return static_cast<bool>(packed);
   }
