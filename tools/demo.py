@@ -56,6 +56,7 @@ def main() -> None:
     table.add_row("test accuracy", f"{correct / number:.1%} ({correct} of {number})")
     table.add_row("same class as the training model", f"{agreement} of {number}")
     table.add_row("largest difference of a logit", f"{np.abs(logits - reference).max():.1e}")
+    table.add_row("runs as", str(session.native))
     table.add_row("file", f"{OUTPUT.stat().st_size / 1e6:.2f} MB")
     for batch in BATCH_SIZES:
         eager, deployed = measure(console, model, session, test.x[:batch])
