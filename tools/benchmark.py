@@ -2,7 +2,8 @@
 
 The peers are
 
-    deployed       the folded export of a BNLSTM, run by bnlstm_deploy.runtime.Session
+    native         the folded export of a BNLSTM, run by bnlstm_deploy.runtime.Session
+    function body  the same file without the native kernel
     eager          the BNLSTM itself in torch, in evaluation
     torch lstm     torch.nn.LSTM: no normalization
     lstm operator  ONNX's LSTM operator on ONNX Runtime: no normalization, the bar to reach
@@ -11,8 +12,11 @@ The peers are
 Times are taken in one process, in rounds, so that noise hits all alike: in each round every peer
 runs twice on the same input. The second run is timed; the first, after a pause, makes it
 independent of the peer before, of what that left in caches and of its threads, which wait actively
-for a while. A ratio is the peer's median time over the deployed graph's: above 1, the deployed
-graph is faster.
+for a while. A ratio is the peer's median time over the native kernel's: above 1, that is faster.
+
+What the native kernel has to reach is measured and judged at the end (`tools.bars`): against the
+LSTM operator, torch's LSTM, the training model, the roof of this machine's caches and arithmetic
+(`tools.roofline`), and in calls of one timestep (`tools.chunk`). --plots draws times over H and N.
 
 Peak memory is what loading a peer and running it twice adds to the largest resident size of a
 process (`ru_maxrss`), the parts of libraries that are first touched then included. Each peer gets a
@@ -32,11 +36,13 @@ numpy arrays on the host for all peers. TF32 is off. This was never run on a GPU
 import json
 import os
 import platform
+import subprocess
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import onnxruntime as ort
@@ -48,50 +54,33 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
+from bnlstm_deploy.runtime.native import instruction_sets
 from bnlstm_deploy.runtime.providers import resolve
 from tools import peers
+from tools.bars import bars, bars_table
+from tools.benchmark_plots import OVER_H, OVER_N, draw
+from tools.chunk import measure_chunk
 from tools.forms import VARIANTS, FormCase, forms_table, measure_variants
+from tools.measured import Case, Result
 from tools.peers import Run, Setup, Size
+from tools.roofline import measure_roof
 from tools.serving import ServingCase, measure_serving, serving_table
 
-SIZES = ["1,784,1,100", "32,784,1,100", "1,100,64,256", "32,100,50,512", "1,100,50,1000"]
+SIZES = [
+    *("1,784,1,100", "32,784,1,100", "1,100,64,256", "8,200,40,256", "32,100,50,512"),
+    *("256,50,64,512", "1,100,50,1000"),
+]
 THREADS = [1, 2]
 VARIANT_NAMES = list(VARIANTS)
 TOLERANCE = 1e-5
 """Largest difference of equal functions in float32, whose values are between -1 and 1."""
 
-FIGURES = ("ms", "quartiles", "us/step", "ratio", "peak MB", "load ms", "export s", "file MB")
+FIGURES = (
+    *("ms", "quartiles", "us/step", "ratio", "error", "peak MB", "load ms", "export s", "file MB"),
+)
 TABLE_WIDTH = 120  # a narrower one would abbreviate the figures
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was measured of one peer; None where it is not loaded from a file."""
-
-    peer: str
-    median_ms: float
-    lower_quartile_ms: float
-    upper_quartile_ms: float
-    us_per_timestep: float
-    ratio: float
-    peak_memory_mb: float
-    load_ms: float | None
-    export_s: float | None
-    file_mb: float | None
-
-
-@dataclass(frozen=True)
-class Case:
-    """All peers at one size and number of threads."""
-
-    size: Size
-    threads: int
-    rounds: int
-    differences: dict[str, float]
-    """Largest absolute difference between the outputs of two peers that should be equal."""
-    results: list[Result]
 
 
 @app.command()
@@ -102,6 +91,10 @@ def benchmark(
     provider: Annotated[str, typer.Option(help="Provider of the ONNX Runtime peers.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of weights and inputs.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="File to write.")] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(help="Also measure sizes over H and N, and draw them into this folder."),
+    ] = None,
     forms: Annotated[
         bool, typer.Option("--forms", help="Measure the graph forms against each other instead.")
     ] = False,
@@ -137,9 +130,12 @@ def benchmark(
         fail(f"--provider is {provider!r}; the forms are measured on the CPU", code=2)
     if serving and (forms or provider != "cpu"):
         fail("--serving is measured on the CPU, and without --forms", code=2)
+    if plots is not None and (forms or serving or provider != "cpu" or not plots.is_dir()):
+        fail(f"--plots is {plots}; pass a folder that exists, and only peers on the CPU", code=2)
     if json_path is not None and not json_path.parent.is_dir():
         fail(f"--json: the folder {json_path.parent} does not exist; create it first", code=2)
 
+    more: dict[str, Any] = {}
     cases: list[Case] | list[FormCase] | list[ServingCase]
     # auto_refresh would start a thread, which takes time from the peers.
     with Progress(console=Console(stderr=True), auto_refresh=False) as progress:
@@ -150,15 +146,24 @@ def benchmark(
             cases = measure_variants(variants, parsed, threads, seed, seconds, progress)
             tables = [forms_table(cases, number) for number in threads]
         else:
-            cases = measure_peers(parsed, threads, seed, provider, seconds, progress)
-            tables = [table(cases, number) for number in threads]
+            measured = measure_peers(parsed, threads, seed, provider, seconds, progress)
+            cases, tables = measured, [table(measured, number) for number in threads]
+            if provider == "cpu":
+                chunk = measure_chunk(seed, seconds)
+                reached = list(bars(measured, chunk))
+                tables.append(bars_table(reached))
+                more = {"chunk": chunk, "bars": [asdict(bar) | {"met": bar.met} for bar in reached]}
+            if plots is not None:
+                rows = [sweep(sizes, seed, seconds, progress) for sizes in (OVER_H, OVER_N)]
+                more |= {"over_h": rows[0], "over_n": rows[1]}
+                draw(rows[0], rows[1], plots)
 
     console = Console(width=TABLE_WIDTH)
     for made in tables:
         console.print(made)
     if json_path is not None:
         settings = {"seconds": seconds, "provider": provider, "seed": seed}
-        report = {"environment": environment(), "settings": settings, "cases": cases}
+        report = {"environment": environment(), "settings": settings, "cases": cases} | more
         json_path.write_text(json.dumps(report, indent=2, default=asdict) + "\n")
 
 
@@ -169,8 +174,10 @@ def measure_peers(
     provider: str,
     seconds: float,
     progress: Progress,
+    *,
+    memory: bool = True,
 ) -> list[Case]:
-    """Measure all peers at all sizes and numbers of threads."""
+    """Measure all peers at all sizes and numbers of threads; the peaks of memory take processes."""
     cases = []
     task = progress.add_task("", total=len(sizes) * len(threads))
     for size in sizes:
@@ -180,9 +187,14 @@ def measure_peers(
             for number in threads:
                 progress.update(task, description=f"{size}: threads={number}", refresh=True)
                 setup = Setup(size, seed, number, provider, Path(folder))
-                cases.append(measure(setup, export_s, seconds))
+                cases.append(measure(setup, export_s, seconds, memory=memory))
                 progress.update(task, advance=1, refresh=True)
     return cases
+
+
+def sweep(sizes: Sequence[Size], seed: int, seconds: float, progress: Progress) -> list[Case]:
+    """Measure all peers on one thread at the sizes of a plot."""
+    return measure_peers(list(sizes), [1], seed, "cpu", seconds / 4, progress, memory=False)
 
 
 def parse_size(text: str) -> Size:
@@ -213,11 +225,12 @@ def write_files(size: Size, seed: int, provider: str, folder: Path) -> dict[str,
     return seconds
 
 
-def measure(setup: Setup, export_s: dict[str, float], seconds: float) -> Case:
+def measure(
+    setup: Setup, export_s: dict[str, float], seconds: float, *, memory: bool = True
+) -> Case:
     """Measure all peers at one size and number of threads."""
     loaders = peers.loaders(setup.provider)
-    memory = {peer: peers.peak_memory(peer, setup) for peer in loaders}
-    file_mb = {peer: setup.file(peer).stat().st_size / peers.MEGABYTE for peer in export_s}
+    peaks = {peer: peers.peak_memory(peer, setup) for peer in loaders} if memory else {}
     runs: dict[str, Run] = {}
     load_ms: dict[str, float] = {}
     for peer, load in loaders.items():
@@ -229,10 +242,14 @@ def measure(setup: Setup, export_s: dict[str, float], seconds: float) -> Case:
     for pair, difference in differences.items():
         if not difference <= TOLERANCE:
             fail(f"{setup.size}: the outputs differ, {pair}: {difference:.1e}", code=1)
+    errors = peers.errors(runs, setup, x)
+    roof = measure_roof(setup.size, setup.threads) if setup.provider == "cpu" else None
     times = peers.interleave(runs, x, seconds)
+    first = float(np.median(next(iter(times.values()))))
     results = []
     for peer, milliseconds in times.items():
         lower, median, upper = (float(q) for q in np.percentile(milliseconds, (25, 50, 75)))
+        file = setup.file(peer)
         results.append(
             Result(
                 peer=peer,
@@ -240,19 +257,22 @@ def measure(setup: Setup, export_s: dict[str, float], seconds: float) -> Case:
                 lower_quartile_ms=lower,
                 upper_quartile_ms=upper,
                 us_per_timestep=median * 1e3 / setup.size.T,
-                ratio=median / float(np.median(times["deployed"])),
-                peak_memory_mb=memory[peer],
-                load_ms=load_ms[peer] if peer in export_s else None,
-                export_s=export_s.get(peer),
-                file_mb=file_mb.get(peer),
+                ratio=median / first,
+                peak_memory_mb=peaks.get(peer),
+                load_ms=load_ms[peer] if file.exists() else None,
+                export_s=export_s.get(file.stem),
+                file_mb=file.stat().st_size / peers.MEGABYTE if file.exists() else None,
             )
         )
-    return Case(setup.size, setup.threads, len(times["deployed"]), differences, results)
+    rounds = min(map(len, times.values()))
+    return Case(setup.size, setup.threads, rounds, differences, errors, roof, results)
 
 
 def environment() -> dict[str, str | int | None]:
     """Return what the times depend on."""
     return {
+        "cpu": cpu(),
+        "instruction_set": (instruction_sets() or (None,))[-1],
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnxruntime": ort.__version__,
@@ -260,6 +280,17 @@ def environment() -> dict[str, str | int | None]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
     }
+
+
+def cpu() -> str:
+    """Return the processor's name and caches, as far as Linux tells."""
+    try:
+        lines = subprocess.check_output(("lscpu",), text=True, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError):
+        return platform.processor() or platform.machine()
+    facts = dict(line.split(":", 1) for line in lines.splitlines() if ":" in line)
+    names = ("Model name", "L1d cache", "L2 cache", "L3 cache")
+    return ", ".join(f"{n.removesuffix(' cache')} {facts[n].strip()}" for n in names if n in facts)
 
 
 def table(cases: list[Case], threads: int) -> Table:
@@ -273,10 +304,15 @@ def table(cases: list[Case], threads: int) -> Table:
     for case in (case for case in cases if case.threads == threads):
         for r in case.results:
             figures = [f"{r.median_ms:.2f}", f"{r.lower_quartile_ms:.2f}-{r.upper_quartile_ms:.2f}"]
-            figures += [f"{r.us_per_timestep:.1f}", f"{r.ratio:.2f}", f"{r.peak_memory_mb:.1f}"]
-            costs = (r.load_ms, r.export_s, r.file_mb)
+            figures += [f"{r.us_per_timestep:.1f}", f"{r.ratio:.2f}"]
+            error = case.errors.get(r.peer)
+            figures.append("" if error is None else f"{error:.1e}")
+            costs = (r.peak_memory_mb, r.load_ms, r.export_s, r.file_mb)
             figures += ["" if cost is None else f"{cost:.2f}" for cost in costs]
-            made.add_row(str(case.size), r.peer, *figures, end_section=r is case.results[-1])
+            made.add_row(str(case.size), r.peer, *figures)
+        if case.roof is not None:
+            made.add_row(str(case.size), "roof", "", "", f"{case.roof.us_per_timestep:.1f}")
+        made.add_section()
     return made
 
 

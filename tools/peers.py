@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
 from bnlstm_deploy.runtime import Buckets, Session
@@ -65,7 +66,7 @@ class Setup:
     provider: str
     """Of ONNX Runtime."""
     folder: Path
-    """Holds the ONNX files, one for each peer in WRITERS."""
+    """Holds the ONNX files, one for each of WRITERS."""
 
     @property
     def device(self) -> str:
@@ -74,7 +75,7 @@ class Setup:
 
     def file(self, peer: str) -> Path:
         """Return the ONNX file of a peer."""
-        return self.folder / f"{peer}.onnx"
+        return self.folder / f"{FILES.get(peer, peer)}.onnx"
 
 
 def random_input(setup: Setup) -> Array:
@@ -159,11 +160,16 @@ def to_onnx_gates(parameter: torch.Tensor) -> Array:
     return np.concatenate([i, o, f, g])
 
 
-def load_deployed(setup: Setup) -> Run:
-    """Load the folded graph as a user does."""
+def load_deployed(setup: Setup, *, native: bool = True) -> Run:
+    """Load the folded graph as a user does, with the native kernel or its function body."""
     session = Session(
-        setup.file("deployed"), providers=(setup.provider,), intra_op_num_threads=setup.threads
+        setup.file("deployed"),
+        providers=(setup.provider,),
+        intra_op_num_threads=setup.threads,
+        native=native,
     )
+    if setup.provider == "cpu" and native and not session.native:
+        raise RuntimeSessionError(session.native.reason)
     return lambda x: np.asarray(session(x)[0])
 
 
@@ -210,7 +216,8 @@ def load_onnxruntime(peer: str, setup: Setup) -> Run:
 
 
 LOADERS: dict[str, Callable[[Setup], Run]] = {
-    "deployed": load_deployed,
+    "native": load_deployed,
+    "function body": partial(load_deployed, native=False),
     "eager": load_eager,
     "torch lstm": load_torch_lstm,
     "lstm operator": partial(load_onnxruntime, "lstm operator"),
@@ -224,12 +231,15 @@ WRITERS: dict[str, Callable[[Size, int, Path], None]] = {
 ON_CUDA = {"deployed": load_captured, "not captured": load_deployed}
 """Peers on CUDA, in the place of those on the CPU or besides: what to deploy is captured."""
 
-EQUALS = (("deployed", "eager"), ("unfolded", "eager"), ("lstm operator", "torch lstm"))
-"""Pairs of peers that compute the same function."""
+FILES = dict.fromkeys(("native", "function body", "not captured"), "deployed")
+"""The files of peers that have none of their own."""
+
+BNLSTM_PEERS = ("native", "function body", "deployed", "not captured", "unfolded", "eager")
+"""Those that compute the BNLSTM. The others compute a plain LSTM."""
 
 
 def loaders(provider: str) -> dict[str, Callable[[Setup], Run]]:
-    """Return the peers on a provider, the deployed graph first."""
+    """Return the peers on a provider, first the one that the others are compared with."""
     return LOADERS if provider == "cpu" else {**ON_CUDA, **_others(LOADERS)}
 
 
@@ -239,13 +249,28 @@ def writers(provider: str) -> dict[str, Callable[[Size, int, Path], None]]:
 
 
 def _others(peers: dict[str, Peer]) -> dict[str, Peer]:
-    return {peer: value for peer, value in peers.items() if peer != "deployed"}
+    own = {"deployed", "native", "function body"}
+    return {peer: value for peer, value in peers.items() if peer not in own}
 
 
 def compare(runs: dict[str, Run], x: Array) -> dict[str, float]:
-    """Return the largest absolute difference between the outputs of each pair in EQUALS."""
+    """Return the largest absolute difference of each peer's output from that of torch's model."""
     outputs = {peer: run(x) for peer, run in runs.items()}
-    return {f"{a} - {b}": float(np.abs(outputs[a] - outputs[b]).max()) for a, b in EQUALS}
+    pairs = [
+        (peer, "eager" if peer in BNLSTM_PEERS else "torch lstm")
+        for peer in runs
+        if peer not in {"eager", "torch lstm"}
+    ]
+    return {f"{a} - {b}": float(np.abs(outputs[a] - outputs[b]).max()) for a, b in pairs}
+
+
+@torch.inference_mode()
+def errors(runs: dict[str, Run], setup: Setup, x: Array) -> dict[str, float]:
+    """Return the largest absolute error of those that compute the BNLSTM, against float64."""
+    model = random_bnlstm(setup.size, setup.seed).double()
+    truth = model(torch.from_numpy(x).double())[0].numpy()
+    own = (peer for peer in BNLSTM_PEERS if peer in runs)
+    return {peer: float(np.abs(runs[peer](x) - truth).max()) for peer in own}
 
 
 def interleave(runs: dict[str, Run], x: Array, seconds: float) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from bnlstm_deploy.runtime import Session
 from tools import benchmark, forms, peers
-from tools.peers import LOADERS, WRITERS, Setup, Size
+from tools.peers import FILES, LOADERS, ON_CUDA, WRITERS, Setup, Size
 
 FACTORED = [kind for kind in forms.KINDS if kind[1] == "factored"]
 
@@ -25,7 +25,7 @@ def test_writes_the_figures_of_every_peer(tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads(path.read_text())
     assert set(report["environment"]) == {
-        *("python", "torch", "onnxruntime", "numpy", "machine", "cores")
+        *("python", "torch", "onnxruntime", "numpy", "machine", "cores", "cpu", "instruction_set")
     }
     sizes = [{"N": 2, "T": 5, "D": 3, "H": 4}, {"N": 1, "T": 3, "D": 2, "H": 2}]
     assert [case["size"] for case in report["cases"]] == sizes
@@ -38,10 +38,38 @@ def test_writes_the_figures_of_every_peer(tmp_path):
         assert peer in result.stdout
         from_file = {name: figures.pop(name) for name in ("load_ms", "export_s", "file_mb")}
         assert all(value > 0 for value in figures.values()), peer
-        if peer in WRITERS:
+        if peer in {*WRITERS, *FILES}:
             assert all(value > 0 for value in from_file.values()), peer
         else:
             assert set(from_file.values()) == {None}, peer
+
+
+def test_judges_what_is_to_be_reached_and_draws_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "OVER_H", [Size(1, 3, 1, 2), Size(1, 3, 1, 4)])
+    monkeypatch.setattr(benchmark, "OVER_N", [Size(1, 3, 1, 2), Size(2, 3, 1, 2)])
+    path = tmp_path / "benchmark.json"
+    arguments = ("--size", "1,5,3,4", "--threads", 1, "--seconds", 0, "--json", path)
+    result = run(*arguments, "--plots", tmp_path)
+    assert result.exit_code == 0, result.output
+    report = json.loads(path.read_text())
+    (case,) = report["cases"]
+    assert 0 <= case["errors"]["native"] <= 4 * case["errors"]["eager"] + 1e-7
+    assert case["roof"]["weight_bytes"] == 4 * 4 * 4 * (4 + 3)
+    assert case["roof"]["us_per_timestep"] > 0
+    whats = [bar["what"] for bar in report["bars"]]
+    assert whats[0] == "time / LSTM operator's"
+    assert whats[-2:] == ["error / training model's", "call of one timestep / lstm operator's"]
+    assert report["chunk"]["native_us"] > 0
+    for bar in report["bars"]:
+        met = bar["measured"] >= bar["bar"] if bar["least"] else bar["measured"] <= bar["bar"]
+        assert bar["met"] == met
+    assert [case["size"]["H"] for case in report["over_h"]] == [2, 4]
+    assert [case["size"]["N"] for case in report["over_n"]] == [1, 2]
+    assert all(result["peak_memory_mb"] is None for result in report["over_h"][0]["results"])
+    for name in ("benchmark-h.svg", "benchmark-n.svg"):
+        drawn = (tmp_path / name).read_text()
+        assert all(peer in drawn for peer in LOADERS)
+        assert "roof" in drawn
 
 
 def test_measures_every_exact_form_of_a_variant(tmp_path):
@@ -74,14 +102,14 @@ def test_leaves_out_what_is_no_form_of_its_own_or_too_large(variant, size, expec
 
 def test_stops_if_peers_that_should_be_equal_differ(monkeypatch, tmp_path, capsys):
     loaders = {peer: lambda setup: lambda x: x for peer in LOADERS}
-    loaders["deployed"] = lambda setup: lambda x: x + 1
+    loaders["native"] = lambda setup: lambda x: x + 1
     monkeypatch.setattr(peers, "LOADERS", loaders)
     monkeypatch.setattr(peers, "peak_memory", lambda peer, setup: 1.0)
     setup = Setup(Size(2, 5, 3, 4), seed=0, threads=1, provider="cpu", folder=tmp_path)
     with pytest.raises(typer.Exit) as stopped:
         benchmark.measure(setup, export_s={}, seconds=0)
     assert stopped.value.exit_code == 1
-    assert "deployed - eager: 1.0e+00" in capsys.readouterr().err
+    assert "native - eager: 1.0e+00" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -95,6 +123,8 @@ def test_stops_if_peers_that_should_be_equal_differ(monkeypatch, tmp_path, capsy
         (("--forms", "--variant", "x"), "--variant is 'x'; pass one of plain, shared, input, full"),
         (("--provider", "abacus"), "'abacus' is not part of the onnxruntime installed"),
         (("--json", "missing/benchmark.json"), "the folder missing does not exist"),
+        (("--plots", "missing"), "--plots is missing; pass a folder that exists"),
+        (("--plots", ".", "--forms"), "--plots is .; pass a folder that exists, and only peers"),
     ],
     ids=str,
 )
@@ -108,7 +138,7 @@ def test_refuses_what_it_cannot_measure_in_one_line(arguments, message):
 def test_the_peers_on_cuda():
     loaders, writers = peers.loaders("cuda"), peers.writers("cuda")
     assert list(loaders)[:2] == ["deployed", "not captured"]
-    assert loaders.keys() - {"not captured"} == LOADERS.keys()
+    assert loaders.keys() - ON_CUDA.keys() == LOADERS.keys() - {"native", "function body"}
     assert loaders["deployed"] is peers.load_captured
     assert writers["deployed"] is peers.write_unrolled
     assert writers.keys() == WRITERS.keys()
