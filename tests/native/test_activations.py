@@ -15,7 +15,7 @@ from tests.native.reference import Array, Node, sigmoid
 
 STRIDE = int(os.environ.get("FLOATS_STRIDE", "1021"))
 HIDDEN = 256
-"""Units, of which the last panels are whole; and 4 more, which are none."""
+"""Units: whole panels, whatever the width of a vector."""
 STREAMS = 4096
 EDGES = [
     0.0,

@@ -101,7 +101,9 @@ def test_the_variable_names_one(model, path, monkeypatch, name):
     assert_right(model, session)
 
 
-@pytest.mark.parametrize("name", ["sse9", "AVX2", *sorted({*INSTRUCTION_SETS} - {*instruction_sets()})])
+@pytest.mark.parametrize(
+    "name", ["sse9", "AVX2", *sorted({*INSTRUCTION_SETS} - {*instruction_sets()})]
+)
 def test_a_name_that_cannot_be_had(path, monkeypatch, name):
     monkeypatch.setenv(VARIABLE, name)
     message = rf"{VARIABLE}={name}: the native kernel cannot be used: .*set it to one of: baseline"

@@ -14,8 +14,10 @@ PEERS = {
     "lstm operator": 1.2,
 }
 
+SIZE = Size(1, 784, 1, 100)
 
-def case(size=Size(1, 784, 1, 100), roof=0.1, error=1e-7, **times):
+
+def case(size=SIZE, roof=0.1, error=1e-7, **times):
     results = [
         Result(peer, us, us, us, us, us, None, None, None, None)
         for peer, us in (PEERS | times).items()

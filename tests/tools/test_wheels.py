@@ -1,4 +1,4 @@
-"""The checks of `make wheels`, on the wheel of Linux; its libraries are in tests/native/test_build.py."""
+"""The checks of `make wheels`, on a wheel of Linux. Libraries: tests/native/test_build.py, too."""
 
 import shutil
 import subprocess
@@ -57,7 +57,7 @@ def test_a_library_that_needs_another(tmp_path):
 
 @pytest.mark.parametrize(("most", "status"), [(wheels.MAX_BYTES, 0), (1000, 1)])
 def test_a_fault_is_an_error(wheel, tmp_path, monkeypatch, capsys, most, status):
-    monkeypatch.setattr(wheels, "make", lambda _, folder: shutil.copy(wheel, folder))
+    monkeypatch.setattr(wheels, "make", lambda _, folder: Path(shutil.copy(wheel, folder)))
     monkeypatch.setattr(wheels, "PLATFORMS", {NAME: LINUX})
     monkeypatch.setattr(wheels, "DIST", tmp_path)
     monkeypatch.setattr(wheels, "MAX_BYTES", most)
