@@ -48,7 +48,7 @@ class States {
 };
 
 // How a call is shared among threads. Shares of streams run through all timesteps without waiting for
-// each other. Shares of hidden units meet after each timestep, and wait for one that was held up; but
+// each other. Shares of hidden units meet after each timestep, and wait for one that is held up; but
 // each reads its own weights only.
 struct Shares {
   int64_t streams = 1, units = 1;
@@ -60,25 +60,24 @@ constexpr int64_t WORTH_SHARING = 150'000;
 constexpr int64_t KEPT = 100'000;
 // Of a share, so that its products are made together.
 constexpr int64_t FEWEST_STREAMS = 6, FEWEST_PANELS = 2;
-// Of a thread, that make up for reading all weights.
-constexpr int64_t MANY_STREAMS = 4;
+// Shares a thread: one that is held up leaves its others to the rest.
+constexpr int64_t SHARES_OF_STREAMS = 2, SHARES_OF_UNITS = 4;
 
-// With two shares a thread, one that was held up leaves the second to others.
-int64_t shares_of(int64_t all, int64_t fewest, int64_t threads) {
-  int64_t most = all / fewest > threads ? all / fewest : threads;
-  if (most > 2 * threads) most = 2 * threads;
-  return all < most ? all : most;
+int64_t shares_of(int64_t all, int64_t fewest, int64_t most, int64_t threads) {
+  int64_t shares = all / fewest > threads ? all / fewest : threads;
+  if (shares > most * threads) shares = most * threads;
+  return all < shares ? all : shares;
 }
 
 Shares share(const Node &node, int64_t panels, int threads) {
   const int64_t weights = 4 * node.H * (node.H + node.D);
   if (threads == 1) return {};
-  if (node.N >= MANY_STREAMS * threads || (node.N > 1 && weights <= KEPT)) {
+  if (node.N > 1 && weights <= KEPT) {
     if (node.T * node.N * weights < WORTH_SHARING) return {};
-    return {shares_of(node.N, FEWEST_STREAMS, threads), 1};
+    return {shares_of(node.N, FEWEST_STREAMS, SHARES_OF_STREAMS, threads), 1};
   }
   if (node.N * weights < WORTH_SHARING) return {};
-  return {1, shares_of(panels, FEWEST_PANELS, threads)};
+  return {1, shares_of(panels, FEWEST_PANELS, SHARES_OF_UNITS, threads)};
 }
 
 // Streams at a timestep are multiplied together; where there are few, timesteps are, for the input.
@@ -92,52 +91,72 @@ int64_t timesteps_projected_together(const Node &node, int64_t streams) {
   return block < node.T ? block : node.T;
 }
 
+// Some streams, all timesteps: in phases, each of which needs all of the one before. A phase is one
+// timestep, or the input products of the next `block_` timesteps.
 class Group {
  public:
   Group(const Node &node, const Kernel &kernel, const Layer &layer, const States<float> &states,
         int64_t begin, int64_t end)
-      : node_(node), kernel_(kernel), layer_(layer), states_(states), begin_(begin), end_(end) {
+      : phases(node.T), node_(node), kernel_(kernel), layer_(layer), states_(states), begin_(begin),
+        end_(end), panels_(kernel.panels(node.H)), row_(4 * kernel.padded(node.H)) {
     block_ = timesteps_projected_together(node, end - begin);
     layer_.projected = block_ > 0;
-    int64_t most = (end - begin) * (block_ > 0 ? block_ : 1);
-    row_ = 4 * kernel.padded(node.H);
-    streams_ = Array<Stream>(end - begin);
-    x_ = Array<const float *>(most);
-    out_ = Array<float *>(most);
-    products_ = Array<float>(layer_.projected ? most * row_ : 0);
+    if (!layer_.projected) return;
+    phases += (node.T + block_ - 1) / block_;
+    products_ = Array<float>((end - begin) * block_ * row_);
   }
 
-  explicit operator bool() const { return streams_ && x_ && out_ && products_; }
+  explicit operator bool() const { return !layer_.projected || products_; }
 
-  ort::Status *run(int64_t unit_shares, const Threads &threads) const {
-    const int64_t panels = kernel_.panels(node_.H);
-    // Calls run(begin, end) for shares of the panels, if there is something to do.
-    auto parallel = [&](int64_t count, const auto &run) -> ort::Status * {
-      if (count == 0) return nullptr;
-      return threads.parallel_for(unit_shares, [&](int64_t i) {
-        run(i * panels / unit_shares, (i + 1) * panels / unit_shares);
-      });
-    };
+  void start() const {
     for (int64_t n = begin_; n < end_; n++) states_.start(n);
-    for (int64_t t = 0; t < node_.T; t++) {
-      if (layer_.projected && t % block_ == 0) {
-        int64_t count = collect_inputs(t, t + block_ < node_.T ? t + block_ : node_.T);
-        if (ort::Status *status = parallel(count, [&](int64_t begin, int64_t end) {
-              kernel_.project(layer_, x_.get(), out_.get(), count, begin, end);
-            })) {
-          return status;
+  }
+  void finish(float *Y_h) const {
+    for (int64_t n = begin_; n < end_; n++) states_.finish(n, Y_h);
+  }
+
+  // What one thread collects for a phase.
+  class Collected {
+   public:
+    explicit Collected(const Group &group)
+        : streams_(group.end_ - group.begin_),
+          x_(group.layer_.projected ? (group.end_ - group.begin_) * group.block_ : 0),
+          products_(group.layer_.projected ? (group.end_ - group.begin_) * group.block_ : 0) {}
+
+    explicit operator bool() const { return streams_ && x_ && products_; }
+
+   private:
+    friend Group;
+    int64_t phase_ = -1, count_ = 0;
+    Array<Stream> streams_;
+    Array<const float *> x_;
+    Array<float *> products_;
+  };
+
+  // Runs share i of `shares` shares of a phase's panels.
+  void run(int64_t phase, int64_t i, int64_t shares, Collected &c) const {
+    const int64_t begin = i * panels_ / shares, end = (i + 1) * panels_ / shares;
+    int64_t t = phase;
+    if (layer_.projected) {
+      t = phase / (block_ + 1) * block_ + phase % (block_ + 1) - 1;
+      if (phase % (block_ + 1) == 0) {
+        if (c.phase_ != phase) collect_inputs(t + 1, c);
+        c.phase_ = phase;
+        if (c.count_ > 0) {
+          kernel_.project(layer_, c.x_.get(), c.products_.get(), c.count_, begin, end);
         }
-      }
-      int64_t count = collect_streams(t);
-      if (ort::Status *status = parallel(count, [&](int64_t begin, int64_t end) {
-            // What the timestep before read last may still be in the cache.
-            kernel_.step(layer_, streams_.get(), count, begin, end, t % 2 == 1);
-          })) {
-        return status;
+        return;
       }
     }
-    return nullptr;
+    if (c.phase_ != phase) collect_streams(t, c);
+    c.phase_ = phase;
+    if (i == 0) pad(t);
+    if (c.count_ == 0) return;
+    // What the timestep before read last may still be in the cache.
+    kernel_.step(layer_, c.streams_.get(), c.count_, begin, end, t % 2 == 1);
   }
+
+  int64_t phases;
 
  private:
   const float *input(int64_t t, int64_t n) const {
@@ -148,34 +167,35 @@ class Group {
     return products_.get() + (t % block_ * (end_ - begin_) + n - begin_) * row_;
   }
 
-  int64_t collect_inputs(int64_t t, int64_t end) const {
-    int64_t count = 0;
-    for (; t < end; t++) {
+  void collect_inputs(int64_t t, Collected &c) const {
+    c.count_ = 0;
+    for (int64_t end = t + block_; t < end && t < node_.T; t++) {
       for (int64_t n = begin_; n < end_; n++) {
         if (t >= node_.length(n)) continue;
-        x_.get()[count] = input(t, n);
-        out_.get()[count] = product(t, n);
-        count++;
+        c.x_.get()[c.count_] = input(t, n);
+        c.products_.get()[c.count_] = product(t, n);
+        c.count_++;
       }
     }
-    return count;
   }
 
-  int64_t collect_streams(int64_t t) const {
-    int64_t count = 0;
+  void collect_streams(int64_t t, Collected &c) const {
+    c.count_ = 0;
     for (int64_t n = begin_; n < end_; n++) {
-      if (t >= node_.length(n)) {
-        states_.pad(t, n);
-        continue;
-      }
-      Stream &stream = streams_.get()[count++];
+      if (t >= node_.length(n)) continue;
+      Stream &stream = c.streams_.get()[c.count_++];
       stream.x = layer_.projected ? product(t, n) : input(t, n);
       stream.h = states_.h_before(t, n);
       stream.h_next = states_.h(t, n);
       stream.c = states_.c(n);
       stream.row = node_.row(n, t);
     }
-    return count;
+  }
+
+  void pad(int64_t t) const {
+    for (int64_t n = begin_; n < end_; n++) {
+      if (t >= node_.length(n)) states_.pad(t, n);
+    }
   }
 
   const Node &node_;
@@ -183,11 +203,34 @@ class Group {
   Layer layer_;
   const States<float> &states_;
   int64_t begin_, end_;  // streams
-  int64_t block_, row_;
-  Array<Stream> streams_;
-  Array<const float *> x_;
-  Array<float *> out_;
+  int64_t panels_, row_, block_;
   Array<float> products_;
+};
+
+// Hands out the shares of all phases in order. Threads that come late, or never, find less to do, or
+// nothing: one only ever waits for shares that another one is running.
+class Queue {
+ public:
+  Queue(int64_t phases, int64_t shares) : shares_(shares), all_(phases * shares) {}
+
+  // Runs shares until there are none.
+  void work(const Group &group, Group::Collected &collected) {
+    for (;;) {
+      const int64_t i = __atomic_fetch_add(&next_, 1, __ATOMIC_RELAXED);
+      if (i >= all_) return;
+      const int64_t phase = i / shares_;
+      for (int spins = 0; __atomic_load_n(&done_, __ATOMIC_ACQUIRE) < phase * shares_; spins++) {
+        wait(spins);
+      }
+      group.run(phase, i % shares_, shares_, collected);
+      __atomic_fetch_add(&done_, 1, __ATOMIC_RELEASE);
+    }
+  }
+
+ private:
+  const int64_t shares_, all_;
+  alignas(64) int64_t next_ = 0;
+  alignas(64) int64_t done_ = 0;
 };
 
 Rows rows(const Node &node, Input input, const float *otherwise) {
@@ -246,20 +289,33 @@ ort::Status *forward(const Node &node, const Kernel &kernel, const Packed &packe
   layer.cell_shift = rows(node, CELL_SHIFT, zeros.get());
 
   Shares shares = share(node, kernel.panels(node.H), threads.count);
-  bool all_ran = true;
-  ort::Status *failure = nullptr;  // of shares of units, where there is one share of streams
-  ort::Status *status = threads.parallel_for(shares.streams, [&](int64_t i) {
-    int64_t begin = i * node.N / shares.streams, end = (i + 1) * node.N / shares.streams;
-    Group group(node, kernel, layer, states, begin, end);
-    if (!group) {
-      __atomic_store_n(&all_ran, false, __ATOMIC_RELAXED);
-      return;
-    }
-    if (ort::Status *status = group.run(shares.units, threads)) failure = status;
-    for (int64_t n = begin; n < end; n++) states.finish(n, out.Y_h);
-  });
-  enough_memory = __atomic_load_n(&all_ran, __ATOMIC_RELAXED);
-  return status ? status : failure;
+  bool enough = true;
+  auto work = [&](const Group &group, Queue &queue) {
+    Group::Collected collected(group);
+    if (collected) return queue.work(group, collected);
+    __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+  };
+  ort::Status *status;
+  if (shares.units > 1) {
+    const Group group(node, kernel, layer, states, 0, node.N);
+    if (!group) return nullptr;
+    Queue queue(group.phases, shares.units);
+    group.start();
+    status = threads.parallel_for(threads.count, [&](int64_t) { work(group, queue); });
+    group.finish(out.Y_h);
+  } else {
+    status = threads.parallel_for(shares.streams, [&](int64_t i) {
+      const int64_t begin = i * node.N / shares.streams, end = (i + 1) * node.N / shares.streams;
+      const Group group(node, kernel, layer, states, begin, end);
+      if (!group) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
+      Queue queue(group.phases, 1);
+      group.start();
+      work(group, queue);
+      group.finish(out.Y_h);
+    });
+  }
+  enough_memory = __atomic_load_n(&enough, __ATOMIC_RELAXED);
+  return status;
 }
 
 ort::Status *forward(const Node &node, const Outputs<double> &out, const Threads &threads,

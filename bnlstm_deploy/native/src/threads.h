@@ -3,7 +3,32 @@
 
 #include "abi.h"
 
+#if defined(_WIN32)
+extern "C" __declspec(dllimport) int SwitchToThread();
+#else
+#include <sched.h>
+#endif
+
 namespace bnlstm {
+
+// Passes the time until another thread is done: it may take less than a microsecond, or have lost its
+// processor.
+inline void wait(int times_waited) {
+  constexpr int PATIENCE = 1000;
+  if (times_waited < PATIENCE) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#else
+    __asm__ volatile("yield");
+#endif
+    return;
+  }
+#if defined(_WIN32)
+  SwitchToThread();
+#else
+  sched_yield();
+#endif
+}
 
 class Threads {
  public:
