@@ -1,11 +1,7 @@
 """The plots of a report, as SVG that takes its colours from the page around it."""
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -17,44 +13,29 @@ from bnlstm_deploy.extras import require
 from bnlstm_deploy.verify.backend import Backend
 from bnlstm_deploy.verify.metrics import Curve, Scales
 from bnlstm_deploy.verify.search import WorstInput
+from bnlstm_deploy.verify.svg import (
+    BAD,
+    FIFTH,
+    FIRST,
+    FOURTH,
+    MUTED,
+    SECOND,
+    SHADE,
+    SIXTH,
+    THIRD,
+    page_style,
+    render,
+)
 
 require("matplotlib", extra="report")
 
-import matplotlib.style  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator  # noqa: E402
 
-COLORS = (
-    *("ink", "muted", "line", "shade", "bad"),
-    *("first", "second", "third", "fourth", "fifth", "sixth"),
-)
-"""CSS variables of the page. Plots are drawn in stand-ins, `#01010x`, that become `var(--name)`."""
-INK, MUTED, LINE, SHADE, BAD, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = (
-    f"#01010{index:x}" for index in range(len(COLORS))
-)
 SERIES = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH)
 """Enough for two GPU providers beside a CPU's function body and three instruction sets."""
-
-STYLE = {
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 8,
-    "figure.constrained_layout.use": True,
-    "font.size": 7.5,
-    "grid.color": LINE,
-    "grid.linewidth": 0.5,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "text.parse_math": False,  # a $ in a name is a $
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-}
 
 WIDTH = 9.6  # inches; the page scales it to its own width
 POINTS = 320
@@ -95,7 +76,7 @@ class Panel:
 
 def plot_errors(panel: Panel) -> Plot:
     """Draw errors over timesteps, and below them relative errors."""
-    with _style(f"errors {panel.curves[0].value}"):
+    with page_style(f"errors {panel.curves[0].value}"):
         figure = Figure(figsize=(WIDTH, 4.3))
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
         _draw_errors(top, panel, POINTS)
@@ -109,13 +90,13 @@ def plot_errors(panel: Panel) -> Plot:
         handles, labels = top.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         figure.legend(unique.values(), unique.keys(), loc="outside upper left", ncols=4)
-        return Plot(_render(figure), _bin_size(panel.time, POINTS))
+        return Plot(render(figure), _bin_size(panel.time, POINTS))
 
 
 def plot_lengths(panels: Sequence[Panel]) -> Plot:
     """Draw the same of several T, small and without relative errors."""
     rows = -(-len(panels) // 3)
-    with _style(f"lengths {panels[0].curves[0].value}"):
+    with page_style(f"lengths {panels[0].curves[0].value}"):
         figure = Figure(figsize=(WIDTH, 1.7 * rows))
         axes = figure.subplots(rows, 3, squeeze=False).ravel()
         for axis, panel in zip(axes, panels, strict=False):
@@ -124,14 +105,14 @@ def plot_lengths(panels: Sequence[Panel]) -> Plot:
             _time_axis(axis, panel.time, ticks=4)
         for axis in axes[len(panels) :]:
             axis.remove()
-        return Plot(_render(figure), _bin_size(max(p.time for p in panels), SMALL_POINTS))
+        return Plot(render(figure), _bin_size(max(p.time for p in panels), SMALL_POINTS))
 
 
 def plot_scales(scales: Sequence[Scales]) -> Plot:
     """Draw the largest folded scales of each layer and direction over the steps."""
     columns = min(len(scales), 2)
     rows = -(-len(scales) // columns)
-    with _style("scales"):
+    with page_style("scales"):
         figure = Figure(figsize=(WIDTH, 0.4 + 2.1 * rows))
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axis, entry in zip(axes, scales, strict=False):
@@ -146,7 +127,7 @@ def plot_scales(scales: Sequence[Scales]) -> Plot:
         for axis in axes[len(scales) :]:
             axis.remove()
         figure.legend(handles=list(axes[0].lines), loc="outside upper left", ncols=3)
-        return Plot(_render(figure), _bin_size(max(len(s.input) for s in scales), POINTS))
+        return Plot(render(figure), _bin_size(max(len(s.input) for s in scales), POINTS))
 
 
 def plot_stream(worst: WorstInput) -> Plot:
@@ -154,7 +135,7 @@ def plot_stream(worst: WorstInput) -> Plot:
     values = _binned(worst.stream, POINTS, by_magnitude=True)
     time, features = len(worst.stream), values.shape[1]
     few = features <= len(SERIES)
-    with _style("stream"):
+    with page_style("stream"):
         figure = Figure(figsize=(WIDTH, 2.2 if few else 2.8))
         axis = figure.subplots()
         if few:
@@ -168,7 +149,7 @@ def plot_stream(worst: WorstInput) -> Plot:
         axis.set_ylabel(worst.name if few else f"features of {worst.name}{rows}")
         axis.set_xlabel("timestep")
         _time_axis(axis, time)
-        return Plot(_render(figure), _bin_size(time, POINTS))
+        return Plot(render(figure), _bin_size(time, POINTS))
 
 
 def _draw_map(
@@ -273,32 +254,3 @@ def _log_axis(axis: Axes, drawn: Sequence[Sequence[float]], ticks: int = 6) -> N
     )
     axis.minorticks_off()
     axis.grid(axis="y")
-
-
-@contextmanager
-def _style(plot: str) -> Iterator[None]:
-    """Draw in the style of the page, whatever the user's own settings are."""
-    # ids are the page's: with a salt of its own, no plot has those of another
-    styles: list[Any] = ["default", STYLE | {"svg.hashsalt": plot}]
-    with matplotlib.style.context(styles), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
-        yield
-
-
-def _render(figure: Figure) -> str:
-    stream = io.StringIO()
-    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(stream, format="svg", metadata=metadata, transparent=True)
-    return _inline(stream.getvalue())
-
-
-def _inline(svg: str) -> str:
-    """Return an SVG for the inside of a page: its colours, its size, no ids but those in use."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r'^<svg [^>]*(viewBox="[^"]*")[^>]*>', r"<svg \1>", svg)
-    svg = re.sub(
-        r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path.group().strip("\n")), svg
-    )
-    return re.sub(r"#01010([0-9a])", lambda color: f"var(--{COLORS[int(color.group(1), 16)]})", svg)

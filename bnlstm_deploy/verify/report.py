@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from bnlstm_deploy.metadata import Metadata, RecurrentLayers
 from bnlstm_deploy.verify.backend import FUNCTION_BODY
 from bnlstm_deploy.verify.data import Agreement
 from bnlstm_deploy.verify.metrics import Comparison, Curve, Scales, Stage, largest
+from bnlstm_deploy.verify.plain import from_plain, to_plain
 from bnlstm_deploy.verify.search import WorstInput
 from bnlstm_deploy.verify.structure import Finding
 
@@ -241,8 +242,7 @@ class Report:
             "comparisons": [asdict(c) | {"budget": self.budget(c)} for c in self.comparisons],
             "curves": [asdict(c) | {"first_over": self.first_over(c)} for c in self.curves],
         }
-        plain: dict[str, Any] = _plain(content)
-        return plain
+        return to_plain(content)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Report":
@@ -264,15 +264,15 @@ class Report:
             ]
             return cls(
                 comparisons=tuple(
-                    _read(Comparison, {"kernel": _kernel(row)} | row, "budget")
+                    from_plain(Comparison, {"kernel": _kernel(row)} | row, "budget")
                     for row in content["comparisons"]
                 ),
-                curves=tuple(_read(Curve, row, "first_over") for row in content["curves"]),
-                scales=tuple(_read(Scales, row) for row in content["scales"]),
+                curves=tuple(from_plain(Curve, row, "first_over") for row in content["curves"]),
+                scales=tuple(from_plain(Scales, row) for row in content["scales"]),
                 structure=tuple(Finding(**row) for row in content["structure"]),
                 crashes=tuple(content["crashes"]),
-                agreements=tuple(_read(Agreement, row) for row in _agreements(content)),
-                worst=_read(WorstInput, content["worst"]) if content["worst"] else None,
+                agreements=tuple(from_plain(Agreement, row) for row in _agreements(content)),
+                worst=from_plain(WorstInput, content["worst"]) if content["worst"] else None,
                 metadata=Metadata(layers=tuple(layers), **metadata),
                 ratio_limit=float(content["ratio_limit"]),
                 merge_error=float(content["merge_error"]),
@@ -298,25 +298,3 @@ def _agreements(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     one = [content["agreement"]] if content["agreement"] else []
     rows: Sequence[Mapping[str, Any]] = content.get("agreements", one)
     return rows
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Return a value with numbers that JSON lacks as text: nan, inf."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value
-
-
-def _read(kind: type[Any], row: Mapping[str, Any], *derived: str) -> Any:  # noqa: ANN401
-    """Read a dataclass of numbers and text; `_plain` has made text of some numbers."""
-
-    def back(value: Any) -> Any:  # noqa: ANN401
-        return tuple(map(back, value)) if isinstance(value, list) else float(value)
-
-    text = {name for name, hint in get_type_hints(kind).items() if hint in (str, int, Stage)}
-    values = {name: value for name, value in row.items() if name not in derived}
-    return kind(**{n: value if n in text else back(value) for n, value in values.items()})

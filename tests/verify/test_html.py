@@ -217,7 +217,8 @@ def test_a_folder_that_is_not_there(measured, tmp_path):
 
 
 def test_without_matplotlib(monkeypatch):
-    monkeypatch.delitem(sys.modules, "bnlstm_deploy.verify.plots")
+    for module in ("plots", "svg"):
+        monkeypatch.delitem(sys.modules, f"bnlstm_deploy.verify.{module}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'bnlstm-deploy\[report\]'"):
         __import__("bnlstm_deploy.verify.plots")

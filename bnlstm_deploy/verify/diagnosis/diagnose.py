@@ -1,7 +1,6 @@
 """Why a graph fails its check: where the error comes from, and which known mistake it is."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from bnlstm_deploy.verify.diagnosis.narrowing import Minimal, excess, narrow, ti
 from bnlstm_deploy.verify.diagnosis.origin import Origin
 from bnlstm_deploy.verify.diagnosis.places import find_nodes
 from bnlstm_deploy.verify.diagnosis.trace import trace
+from bnlstm_deploy.verify.plain import to_plain
 from bnlstm_deploy.verify.run import Run, TorchModel
 
 FEW_ELEMENTS = 4
@@ -77,8 +77,7 @@ class Diagnosis:
             "stale": self.stale,
             "fold_error": self.fold_error,
         }
-        plain: dict[str, Any] = _plain(content)
-        return plain
+        return to_plain(content)
 
     def __str__(self) -> str:
         if not self.fails:
@@ -201,14 +200,3 @@ def _hypotheses(
 
 def _described(part: Origin | Confirmed | ArrayDifference) -> dict[str, Any]:
     return {"text": str(part), **asdict(part)}
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Return a value with numbers that JSON lacks as text: nan, inf."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return value
