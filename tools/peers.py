@@ -29,7 +29,7 @@ OPSET = 20
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 MEGABYTE = 1e6
 MIN_ROUNDS = 5
-PAUSE = 0.02  # seconds
+PAUSE = 0.1  # seconds; for some 20 ms the threads of the peer before still wait actively
 
 Peer = TypeVar("Peer")
 

@@ -184,23 +184,18 @@ def test_after_all_that_nothing_was_internal(server, stub):
 
 
 def test_a_client_that_leaves_cancels_its_request(model_path):
-    x = np.zeros((1, 8000, 3), np.float32)
-    tensor, raw = {"shape": x.shape}, [x.tobytes()]
-    # The function body is slow enough to leave before it is done.
+    one = {"tensor": {"shape": (1, 7, 3)}, "raw_input_contents": [X[:1].tobytes()]}
     with (
-        running(model_path, "--max-batch", "1", "--no-native") as server,
+        running(model_path, "--max-batch", "2", "--max-wait", "3600") as server,
         grpc.insecure_channel(server.grpc) as channel,
     ):
         stub = GRPCInferenceServiceStub(channel)
-        futures = [
-            stub.ModelInfer.future(request(tensor=tensor, raw_input_contents=raw, id=f"left {n}"))
-            for n in range(8)
-        ]
-        futures[0].result()  # they run one by one, so the last ones still wait
-        for future in futures[1:]:
-            future.cancel()
-        assert server.wait_for("request", id="left 7")["reason"] == "cancelled"
-        assert stub.ModelInfer(request()).outputs
+        left = stub.ModelInfer.future(request(id="left", **one))
+        while not any("queued" in name and value for name, value in server.metrics().items()):
+            assert not left.done()  # it waits an hour for a second stream
+        left.cancel()
+        assert server.wait_for("request", id="left")["reason"] == "cancelled"
+        assert stub.ModelInfer(request(**one)).outputs
 
 
 def test_without_the_token_only_probes_answer(model_path):
