@@ -59,14 +59,13 @@ constexpr int64_t WORTH_SHARING = 150'000;
 // Weights, up to which each core keeps all of them in its own cache.
 constexpr int64_t KEPT = 100'000;
 // Of a share, so that its products are made together.
-constexpr int64_t FEWEST_STREAMS = 6, FEWEST_PANELS = 2;
-// Shares a thread: one that is held up leaves its others to the rest.
-constexpr int64_t SHARES_OF_STREAMS = 2, SHARES_OF_UNITS = 4;
+constexpr int64_t FEWEST_STREAMS = 6;
 
-int64_t shares_of(int64_t all, int64_t fewest, int64_t most, int64_t threads) {
-  int64_t shares = all / fewest > threads ? all / fewest : threads;
-  if (shares > most * threads) shares = most * threads;
-  return all < shares ? all : shares;
+// With two shares a thread, one that is held up leaves its second to others.
+int64_t shares_of_streams(int64_t N, int64_t threads) {
+  int64_t shares = N / FEWEST_STREAMS > threads ? N / FEWEST_STREAMS : threads;
+  if (shares > 2 * threads) shares = 2 * threads;
+  return N < shares ? N : shares;
 }
 
 Shares share(const Node &node, int64_t panels, int threads) {
@@ -74,10 +73,11 @@ Shares share(const Node &node, int64_t panels, int threads) {
   if (threads == 1) return {};
   if (node.N > 1 && weights <= KEPT) {
     if (node.T * node.N * weights < WORTH_SHARING) return {};
-    return {shares_of(node.N, FEWEST_STREAMS, SHARES_OF_STREAMS, threads), 1};
+    return {shares_of_streams(node.N, threads), 1};
   }
   if (node.N * weights < WORTH_SHARING) return {};
-  return {1, shares_of(panels, FEWEST_PANELS, SHARES_OF_UNITS, threads)};
+  // One a thread: what it has read of the weights may still be in its cache the next time.
+  return {1, panels < threads ? panels : threads};
 }
 
 // Streams at a timestep are multiplied together; where there are few, timesteps are, for the input.
@@ -189,6 +189,7 @@ class Group {
       stream.h_next = states_.h(t, n);
       stream.c = states_.c(n);
       stream.row = node_.row(n, t);
+      stream.next_row = node_.row(n, t + 1);
     }
   }
 

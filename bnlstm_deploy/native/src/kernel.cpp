@@ -265,6 +265,17 @@ inline void output(const Layer &layer, const Stream &at, const Panel &p, Floats 
   store<width, whole>(at.h_next + p.unit, o * tanh(c, e.n[0], e.p[0]), units);
 }
 
+// Statistics of many timesteps are read once each and are in no near cache.
+inline void fetch_row(const Layer &layer, int64_t row, int64_t unit) {
+  for (int g = 0; g < 4; g++) {
+    __builtin_prefetch(layer.input_scale.at(row) + g * layer.H + unit);
+    __builtin_prefetch(layer.hidden_scale.at(row) + g * layer.H + unit);
+    __builtin_prefetch(layer.bias.at(row) + g * layer.H + unit);
+  }
+  __builtin_prefetch(layer.cell_scale.at(row) + unit);
+  __builtin_prefetch(layer.cell_shift.at(row) + unit);
+}
+
 // What follows the products of a panel, for some streams. One tanh waits for another: in two loops the
 // streams' waits overlap.
 template <int V, bool whole>
@@ -272,6 +283,7 @@ __attribute__((noinline)) void finish(const Layer &layer, const Stream *stream, 
                                       const Panel &p, const Floats (*input)[V],
                                       const Floats (*hidden)[V]) {
   constexpr int width = V * W / 4;
+  fetch_row(layer, stream[0].next_row, p.unit);
   Floats o[MAX_STREAMS];
   for (int s = 0; s < streams; s++) {
     const float *product = reinterpret_cast<const float *>(input[s]);
@@ -282,24 +294,39 @@ __attribute__((noinline)) void finish(const Layer &layer, const Stream *stream, 
   for (int s = 0; s < streams; s++) output<width, whole>(layer, stream[s], p, o[s]);
 }
 
-// One timestep of `count` panels, the first of which is p.
-template <int V, int streams, int count>
-void step_panels(const Layer &layer, const Stream *stream, Panel p) {
+// One timestep of some streams' panel.
+template <int V, int streams>
+void step_panel(const Layer &layer, const Stream *stream, const Panel &p) {
   const float *x[streams], *h[streams];
   for (int s = 0; s < streams; s++) {
     x[s] = stream[s].x;
     h[s] = stream[s].h;
   }
-  Floats input[count][streams][V], hidden[count][streams][V];
+  Floats input[1][streams][V], hidden[1][streams][V];
   if (!layer.projected) {
     multiply<V, streams>(layer.weight_ih + 4 * p.unit * layer.D, layer.D, x, input);
   }
   multiply<V, streams>(layer.weight_hh + 4 * p.unit * layer.H, layer.H, h, hidden);
-  for (int i = 0; i < count; i++) {
-    if (i > 0) p = panel(p.unit / W + 1, layer.H);
-    auto finish_panel = p.units == p.width ? finish<V, true> : finish<V, false>;
-    finish_panel(layer, stream, streams, p, input[i], hidden[i]);
+  auto finish_panel = p.units == p.width ? finish<V, true> : finish<V, false>;
+  finish_panel(layer, stream, streams, p, input[0], hidden[0]);
+}
+
+// The same for one stream and two whole panels: with one it has too few sums to keep the multipliers
+// busy. Here, too, the waits for tanh overlap.
+void step_pair(const Layer &layer, const Stream &stream, const Panel (&panels)[2]) {
+  Floats input[2][1][4], hidden[2][1][4];
+  const int64_t row = 4 * panels[0].unit;
+  if (!layer.projected) multiply<4, 1>(layer.weight_ih + row * layer.D, layer.D, &stream.x, input);
+  multiply<4, 1>(layer.weight_hh + row * layer.H, layer.H, &stream.h, hidden);
+  Floats o[2];
+  for (int i = 0; i < 2; i++) {
+    const Panel &p = panels[i];
+    fetch_row(layer, stream.next_row, p.unit);
+    const float *product = reinterpret_cast<const float *>(input[i]);
+    if (layer.projected) product = stream.x + 4 * p.unit;
+    o[i] = update_cell<W, true>(layer, stream, p, product, reinterpret_cast<const float *>(hidden[i]));
   }
+  for (int i = 0; i < 2; i++) output<W, true>(layer, stream, panels[i], o[i]);
 }
 
 template <int V, int streams>
@@ -347,11 +374,9 @@ void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begi
   auto run = [&](const Panel &p, const Stream *first, int64_t number) {
     if (number == 0) return;
     dispatch(p.width, number, [&](auto V, auto share, int64_t offset) {
-      step_panels<decltype(V)::value, decltype(share)::value, 1>(layer, first + offset, p);
+      step_panel<decltype(V)::value, decltype(share)::value>(layer, first + offset, p);
     });
   };
-  // A stream that is left alone has too few sums to keep the multipliers busy; with two panels it has
-  // enough.
   const bool left = count % MAX_STREAMS == 1;
   const Stream *last = streams + count - 1;
   for (int64_t i = begin; i < end; i++) {
@@ -361,7 +386,7 @@ void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begi
     const Panel next = i + 1 < end ? at(i + 1) : Panel{};
     if (p.width == W && next.width == W) {
       run(next, streams, count - left);
-      step_panels<4, 1, 2>(layer, last, backwards ? next : p);
+      step_pair(layer, *last, {backwards ? next : p, backwards ? p : next});
       i++;
     } else {
       run(p, last, 1);

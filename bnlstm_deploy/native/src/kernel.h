@@ -27,11 +27,12 @@ struct Layer {
 
 // One stream at one timestep.
 struct Stream {
-  const float *x;  // (D), or what `project` wrote
-  const float *h;  // (H)
-  float *h_next;   // (H)
-  float *c;        // (H), read and written
-  int64_t row;     // of the statistics
+  const float *x;    // (D), or what `project` wrote
+  const float *h;    // (H)
+  float *h_next;     // (H)
+  float *c;          // (H), read and written
+  int64_t row;       // of the statistics
+  int64_t next_row;  // at the timestep after this one
 };
 
 // Hidden units come in panels: of W units, the vector's width, and at the end of W/2 or W/4, so that
