@@ -384,7 +384,7 @@ void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begi
     run(p, streams, count - left);
     if (!left) continue;
     const Panel next = i + 1 < end ? at(i + 1) : Panel{};
-    if (p.width == W && next.width == W) {
+    if (p.units == W && next.units == W) {
       run(next, streams, count - left);
       step_pair(layer, *last, {backwards ? next : p, backwards ? p : next});
       i++;
