@@ -9,6 +9,20 @@ from pathlib import Path
 from bnlstm_deploy.errors import InputError
 
 
+def check_writable(path: Path) -> None:
+    """Check, before work whose result goes there, that a file may be written to `path`.
+
+    Raises:
+        InputError: It is a folder, its folder does not exist, or that cannot be written to.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file in it")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path} cannot be written; choose a folder that exists and may be written to"
+        )
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on error.

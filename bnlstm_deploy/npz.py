@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from bnlstm_deploy.errors import InputError
 
 
-def read_npz(path: Path, only: str | None = None) -> dict[str, NDArray[Any]]:
+def read_npz(path: str | Path, only: str | None = None) -> dict[str, NDArray[Any]]:
     """Return the arrays of an `.npz` file by name; pickles in it are never executed.
 
     Args:
@@ -20,7 +20,7 @@ def read_npz(path: Path, only: str | None = None) -> dict[str, NDArray[Any]]:
         InputError: It is not there, is none, or is damaged.
     """
     try:
-        with path.open("rb") as file:  # numpy leaves a damaged one open
+        with Path(path).open("rb") as file:  # numpy leaves a damaged one open
             content = np.load(file, allow_pickle=False)
             if isinstance(content, np.lib.npyio.NpzFile):
                 return {name: content[name] for name in content.files}

@@ -1,7 +1,6 @@
 """Safe readers: tensors from a file, never code."""
 
 import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bnlstm_deploy.errors import CheckpointError
+from bnlstm_deploy.errors import CheckpointError, InputError
+from bnlstm_deploy.npz import read_npz
 
 SAFETENSORS = (".safetensors",)
 TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -72,13 +72,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_npz(path)
         return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (InputError, TypeError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as .npz ({_first_line(error)}); save plain arrays of numbers "
-            "with numpy.savez"
+            f"{_first_line(error)}; save plain arrays of numbers with numpy.savez"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.npz import read_npz
 
 Array = NDArray[np.floating]
 
@@ -97,11 +97,7 @@ def read_recording(path: Path) -> Recording:
         InputError: The file cannot be read, lacks x or output, has other names, or the shapes
             contradict each other.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"{path} cannot be read as .npz: {error}") from error
+    arrays: dict[str, Any] = dict(read_npz(path))
     known = [field.name for field in fields(Recording)]
     unknown = sorted(arrays.keys() - set(known))
     missing = [name for name in ("x", "output") if name not in arrays]

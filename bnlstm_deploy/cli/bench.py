@@ -25,17 +25,15 @@ def bench(
     model: Model,
     batch_size: Annotated[
         list[int] | None,
-        typer.Option(
-            "--batch-size", "-b", help="Streams; repeatable. [default: 1, 32]", show_default=False
-        ),
+        typer.Option("--batch-size", "-b", help="Streams; repeatable.", show_default="1, 32"),
     ] = None,
     length: Annotated[
         list[int] | None,
         typer.Option(
             "--length",
             "-t",
-            help="Timesteps; repeatable. [default: the steps of statistics]",
-            show_default=False,
+            help="Timesteps; repeatable.",
+            show_default="the steps of statistics",
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each size.", min=0)] = 1.0,

@@ -31,7 +31,7 @@ deploy.command("ray", no_args_is_help=True)(ray)
 
 Name = Annotated[
     str | None,
-    typer.Option(help="The model's name. [default: that of the file]", show_default=False),
+    typer.Option(help="The model's name.", show_default="that of the file"),
 ]
 
 
@@ -59,9 +59,8 @@ def triton(
         bool | None,
         typer.Option(
             "--sequence/--no-sequence",
-            help="Streams, whose states Triton keeps, or whole sequences. [default: streams, if "
-            "the file can continue them]",
-            show_default=False,
+            help="Streams, whose states Triton keeps, or whole sequences.",
+            show_default="streams, if the file can continue them",
             rich_help_panel=STREAMS,
         ),
     ] = None,
@@ -120,8 +119,8 @@ def triton(
             metavar="PATH",
             help="Where Triton's ONNX Runtime finds the native kernel's library, which is written "
             "beside model.onnx: /models/NAME/1/libbnlstm.so for a repository that a container has "
-            "as /models. [default: its path here]",
-            show_default=False,
+            "as /models.",
+            show_default="its path here",
         ),
     ] = None,
     force: Force = False,
@@ -201,8 +200,8 @@ def kserve(
             "--output",
             "-o",
             metavar="FILE",
-            help="The manifest. [default: standard output]",
-            show_default=False,
+            help="The manifest.",
+            show_default="standard output",
         ),
     ] = None,
     name: Name = None,
@@ -217,8 +216,8 @@ def kserve(
         typer.Option(
             metavar="NAME",
             help="The Kubernetes secret whose key `token` is the bearer token that requests must "
-            "carry. [default: none, everybody who reaches the pod may use it]",
-            show_default=False,
+            "carry.",
+            show_default="none, everybody who reaches the pod may use it",
         ),
     ] = None,
     force: Force = False,

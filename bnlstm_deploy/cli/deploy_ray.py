@@ -49,7 +49,7 @@ def ray(
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="Of a Ray cluster. [default: start Ray here]", show_default=False),
+        typer.Option(help="Of a Ray cluster.", show_default="start Ray here"),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=1, max=65535, help="REST.")] = 8000,
@@ -58,9 +58,8 @@ def ray(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Bearer token that requests must carry; a file on every node. [default: "
-            "BNLSTM_DEPLOY_TOKEN of the nodes' environment, or none]",
-            show_default=False,
+            help="Bearer token that requests must carry; a file on every node.",
+            show_default="BNLSTM_DEPLOY_TOKEN of the nodes' environment, or none",
         ),
     ] = None,
     providers: Providers = "cpu",
@@ -73,8 +72,8 @@ def ray(
         int | None,
         typer.Option(
             min=1,
-            help="The most. [default: the least]",
-            show_default=False,
+            help="The most.",
+            show_default="the least",
             rich_help_panel=REPLICAS,
         ),
     ] = None,

@@ -3,16 +3,14 @@
 import importlib
 import inspect
 import sys
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from bnlstm_deploy.cli.options import HeadPooling
 from bnlstm_deploy.errors import CheckpointError, InputError
+from bnlstm_deploy.npz import read_npz
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -78,19 +76,6 @@ def load(console: Console, source: Source) -> Loaded:
     return Loaded(imported.model, imported)
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays of an `.npz` file.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise InputError(f"{path} cannot be read as .npz: {error}") from error
-
-
 def _whole_model(factory: str, source: Source) -> Loaded:
     """Build the user's own model, and load its state dict if one is given."""
     import torch
@@ -115,7 +100,7 @@ def _whole_model(factory: str, source: Source) -> Loaded:
             raise CheckpointError(f"{source.checkpoint} does not fit {factory}: {error}") from error
     if source.inputs is None:
         return Loaded(model.eval())
-    arrays = read_arrays(source.inputs)
+    arrays = read_npz(source.inputs)
     parameters = list(inspect.signature(model.forward).parameters)
     names = [name for name in parameters if name in arrays]
     if not names or set(arrays) - set(names):

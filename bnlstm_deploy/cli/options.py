@@ -30,8 +30,8 @@ Config = Annotated[
     typer.Option(
         "--config",
         metavar="JSON",
-        help="Configuration of a state dict. [default: config.json beside it]",
-        show_default=False,
+        help="Configuration of a state dict.",
+        show_default="config.json beside it",
     ),
 ]
 Layout = Annotated[
@@ -39,16 +39,16 @@ Layout = Annotated[
     typer.Option(
         "--layout",
         metavar="NAME|TOML",
-        help="What the keys of other code's checkpoint mean. [default: the one that matches]",
-        show_default=False,
+        help="What the keys of other code's checkpoint mean.",
+        show_default="the one that matches",
     ),
 ]
 Prefix = Annotated[
     str | None,
     typer.Option(
         "--prefix",
-        help="What precedes the keys of other code's recurrent layers. [default: found]",
-        show_default=False,
+        help="What precedes the keys of other code's recurrent layers.",
+        show_default="found",
     ),
 ]
 Head = Annotated[
@@ -104,8 +104,8 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         metavar="N",
-        help="Threads inside an operator. [default: one a core]",
-        show_default=False,
+        help="Threads inside an operator.",
+        show_default="one a core",
     ),
 ]
 Native = Annotated[

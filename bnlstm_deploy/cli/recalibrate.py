@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from bnlstm_deploy.cli.load import Source, load, read_arrays
+from bnlstm_deploy.cli.load import Source, load
 from bnlstm_deploy.cli.options import (
     BatchFirst,
     Checkpoint,
@@ -21,6 +21,7 @@ from bnlstm_deploy.cli.options import (
     Prefix,
 )
 from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.npz import read_npz
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,7 +104,7 @@ def recalibrate(
 
 def _read(path: Path, *, lengths: bool) -> tuple[NDArray[np.floating], NDArray[np.integer] | None]:
     """Return the sequences and, if asked for, their lengths."""
-    arrays = read_arrays(path)
+    arrays = read_npz(path)
     names = [name for name in INPUT_NAMES if name in arrays]
     needed = ["lengths"] if lengths else []
     if len(names) != 1 or any(name not in arrays for name in needed):

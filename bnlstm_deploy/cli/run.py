@@ -1,6 +1,5 @@
 """bnlstm-deploy run."""
 
-import zipfile
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +8,11 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.cli.options import Force, Model, Native, Providers, Threads, split
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import CARRIED
+from bnlstm_deploy.npz import read_npz
 
 
 def run(
@@ -53,30 +53,22 @@ def run(
     """
     from bnlstm_deploy.runtime import Session
 
+    if output.suffix != ".npz":
+        raise InputError(f"--output is {output}; arrays are written as .npz, so name it so")
+    check_writable(output)
     if output.exists() and not force:
         raise InputError(f"{output} exists; choose another name, or replace it with --force")
     session = Session(
         model, providers=split(providers), intra_op_num_threads=threads, native=native
     )
-    feeds = _read(input, session.inputs[0].name)
+    feeds = read_npz(input, session.inputs[0].name)
     if state is not None:
-        feeds |= _continued(_read(state, ""))
+        feeds |= _continued(read_npz(state, ""))
     results = session.run(feeds)
     with replacing(output) as temporary, temporary.open("wb") as file:
         np.savez(file, **results)  # type: ignore[arg-type]
     shapes = ", ".join(f"{name} {array.shape}" for name, array in results.items())
     Console().print(f"Wrote [bold]{output}[/bold]: {shapes}")
-
-
-def _read(path: Path, only: str) -> dict[str, NDArray[np.generic]]:
-    """Read arrays by name; the one array of a .npy file gets the name `only`."""
-    try:
-        content = np.load(path, allow_pickle=False)
-        return {only: content} if isinstance(content, np.ndarray) else dict(content)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as .npz or .npy: {error}") from error
 
 
 def _continued(results: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

@@ -39,9 +39,8 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Bearer token that requests must carry. [default: BNLSTM_DEPLOY_TOKEN of the "
-            "environment, or none]",
-            show_default=False,
+            help="Bearer token that requests must carry.",
+            show_default="BNLSTM_DEPLOY_TOKEN of the environment, or none",
         ),
     ] = None,
     providers: Providers = "cpu",

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.cli.load import Loaded, Source, load
 from bnlstm_deploy.cli.options import (
     BatchFirst,
@@ -112,6 +112,9 @@ def verify(
     Example: bnlstm-deploy verify models/permuted-digits digits.onnx
     """
     console = Console()
+    for path in (html, json_report):
+        if path is not None:
+            check_writable(path)
     if html is not None:  # if an extra is missing, say so before the work and not after
         from bnlstm_deploy.verify.html import write_html
     if recheck is not None:
@@ -119,6 +122,11 @@ def verify(
     else:
         if model is None:
             raise InputError("MODEL.onnx is missing; pass CHECKPOINT and MODEL.onnx, or --recheck")
+        if checkpoint is not None and checkpoint.suffix == ".onnx" and model.suffix != ".onnx":
+            raise InputError(
+                f"{checkpoint} is no checkpoint; pass CHECKPOINT first and then MODEL.onnx: "
+                f"{model} {checkpoint}"
+            )
         source = Source(checkpoint, config, layout, prefix, head, batch_first, factory, inputs)
         loaded = load(console, source)
         report = run_check(
@@ -137,7 +145,7 @@ def verify(
         if record and report.passed and endpoint is None:  # it says what the file itself computes
             from bnlstm_deploy.verify import record as write_record
 
-            write_record(report, model)
+            report = write_record(report, model)
     if json_report is not None:
         with replacing(json_report) as temporary:
             text = json.dumps(report.to_dict(), indent=1, allow_nan=False)
@@ -213,6 +221,8 @@ def show(console: Console, report: "Report") -> None:
             f"[yellow]The native kernel was not checked, the file's function body alone: "
             f"{escape(report.no_native)}.[/yellow]"
         )
+    for words in report.not_checked:
+        console.print(f"[yellow]Not checked: {escape(words)}.[/yellow]")
     chaotic = sorted({c.time for c in report.precision if report.chaotic(c)})
     if chaotic:
         console.print(

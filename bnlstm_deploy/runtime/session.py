@@ -198,6 +198,14 @@ class Session:
             RuntimeSessionError: ONNX Runtime fails on the graph.
         """
         check_feeds(feeds, self.inputs, self.state_inputs, self.metadata)
+        return self.run_unchecked(feeds)
+
+    def run_unchecked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph on what it takes and `run` refuses, such as lengths above T.
+
+        Raises:
+            RuntimeSessionError: ONNX Runtime fails on the graph.
+        """
         names = [value.name for value in (*self.outputs, *self.state_outputs)]
         try:
             with using(self.device):
@@ -207,6 +215,11 @@ class Session:
         return dict(zip(names, arrays, strict=True))
 
     def _state_feeds(self, layers: RecurrentLayers, state: State) -> dict[str, Array]:
+        if not isinstance(state, State):
+            raise InputError(
+                f"the state is a {type(state).__name__}; pass the State that the call before "
+                "returned, or State(h, c, step): h and c alone do not say which statistics are next"
+            )
         if state.step is None or not layers.streams:
             why = (
                 "a model with two directions, which cannot continue a stream: its reverse "

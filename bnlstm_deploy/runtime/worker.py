@@ -1,8 +1,8 @@
 """A session in a process of its own: python -m bnlstm_deploy.runtime.worker.
 
 It reads pickles from standard input, first the path, the provider and whether the native kernel is
-wanted, then inputs by name, and answers each on standard output: facts about the graph, outputs by
-name, or an error of this package. Whoever starts it owns both ends.
+wanted, then inputs by name and whether to check them, and answers each on standard output: facts
+about the graph, outputs by name, or an error of this package. Whoever starts it owns both ends.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ def main() -> None:
         pickle.dump(answer, answers)
         answers.flush()
         try:
-            feeds = pickle.load(requests)
+            feeds, checked = pickle.load(requests)
         except EOFError:
             return
         try:
-            answer = session.run(feeds)
+            answer = session.run(feeds) if checked else session.run_unchecked(feeds)
         except BnlstmError as error:
             answer = error
 

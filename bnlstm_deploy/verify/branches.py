@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx
 import onnx.inliner
-import onnxruntime as ort
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.verify.cases import Case, Lengths
+from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.structure import Finding
 
 SHORT = 2
@@ -24,15 +24,13 @@ class Branches:
 
     Args:
         proto: The file, with the functions of its nodes.
+        open_copy: Opens the copy.
 
     Attributes:
         ran: Whether each branch was run, by what it is called.
-
-    Raises:
-        RuntimeSessionError: ONNX Runtime cannot run the copy.
     """
 
-    def __init__(self, proto: ModelProto) -> None:
+    def __init__(self, proto: ModelProto, open_copy: Callable[[ModelProto], Graph]) -> None:
         own = {o for node in proto.graph.node if node.op_type == "If" for o in node.output}
         copy = onnx.inliner.inline_local_functions(proto)
         followed = [n for n in copy.graph.node if n.op_type == "If" and not own & set(n.output)]
@@ -46,18 +44,7 @@ class Branches:
             )
             copy.graph.output.append(output)
         self._outputs = [value.name for value in copy.graph.output]
-        if not followed:
-            return
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self._session = ort.InferenceSession(
-                copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise RuntimeSessionError(
-                f"the branches of the graph cannot be followed: {str(error).strip()}"
-            ) from error
+        self._graph = open_copy(copy) if followed else None
 
     def note(self, feeds: Mapping[str, Array]) -> None:
         """Note the branches that these inputs run."""
@@ -104,14 +91,13 @@ class Branches:
 
     def _of(self, feeds: Mapping[str, Array]) -> list[str]:
         """Return the branches that these inputs run."""
-        if not self._outputs:
+        if self._graph is None:
             return []
-        taken = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
-        given = {value.name: feeds[value.name] for value in taken if value.name in feeds}
         try:
-            ran = np.concatenate(self._session.run(self._outputs, given))
-        except Exception:  # the graph itself failed likewise, which is a finding of its own
+            results = self._graph.run_unchecked(feeds)
+        except RuntimeSessionError:  # the graph itself fails likewise, which is a result of its own
             return []
+        ran = np.concatenate([results[name] for name in self._outputs])
         return [name for name, one in zip(self.ran, ran, strict=True) if one]
 
 

@@ -11,13 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnlstm_deploy.errors import VerificationError
+from bnlstm_deploy.export.values import BATCH, TIME
 from bnlstm_deploy.metadata import RecurrentLayers
-from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.verify.process import Graph
 
 BATCHES = (1, 7)
 LARGE_BATCH = 64
 
-Lengths = Literal["random", "equal"]
+MANY = 130
+LONG = 6  # times S
+RANDOM_TIMES = 4
+FAR = (2**31 - 1, 2**31, 2**40, 2**62)
+
+Lengths = Literal["random", "equal", "all"]
+
+Steps = Literal["random", "far"]
 
 Sample = Callable[[np.random.Generator, int, int], Sequence[Tensor]]
 """Makes a model's inputs from a random generator, a batch size and a number of timesteps."""
@@ -34,9 +42,10 @@ class Case:
     state: bool = False
     """Whether the initial state is random instead of zero."""
     lengths: Lengths | None = None
-    """Valid timesteps: random, 0 and T among them; all the same, below T; or T, if None."""
-    steps: bool = False
-    """Whether start steps are random, 0..S + 1, instead of 0."""
+    """Valid timesteps: random, 0 and T among them; all the same, below T; as many different ones
+    as there are streams; or T, if None."""
+    steps: Steps | None = None
+    """Start steps: random, 0..S + 1; far past S, where 32 bits end; or 0, if None."""
     chunks: tuple[int, ...] = ()
     """Timesteps of the chunks that the graph runs in, carrying its state; empty for one run."""
 
@@ -44,7 +53,7 @@ class Case:
         parts = [f"T={self.time}", f"N={self.batch}"]
         parts += ["random state"] if self.state else []
         parts += [f"{self.lengths} lengths"] if self.lengths else []
-        parts += ["random steps"] if self.steps else []
+        parts += [f"{self.steps} steps"] if self.steps else []
         parts += [f"chunks {'+'.join(map(str, self.chunks))}"] if self.chunks else []
         return ", ".join(parts)
 
@@ -60,8 +69,9 @@ def make_cases(
     """Return the cases around S = `steps` timesteps with statistics of their own.
 
     Lengths 1, 2, S - 1, S, S + 1, 2S and 4S, batches 1, 7 and, at S, 64; zero and random initial
-    states; for each length random lengths and start steps within a batch; equal lengths; and, for
-    models that stream, random chunks.
+    states; for each length random lengths and start steps within a batch; equal lengths, and all
+    at once; lengths up to 4S at random, and one well past it; more streams, of few timesteps; start
+    steps past what 32 bits hold; and, for models that stream, random chunks.
 
     Args:
         steps: S.
@@ -84,11 +94,21 @@ def make_cases(
         for state in (False, True)
     ]
     cases += [
-        Case(time, batch(time), state=True, lengths="random", steps=streams) for time in times
+        Case(time, batch(time), state=True, lengths="random", steps="random" if streams else None)
+        for time in times
     ]
     middle = length or steps + 1
     cases.append(Case(middle, batch(middle), lengths="equal"))
+    cases.append(Case(middle, batch(middle, middle + 1), state=True, lengths="all"))
     cases.append(Case(length or steps, batch(length or steps, LARGE_BATCH), state=True))
+    few = length or 3
+    cases.append(Case(few, batch(few, MANY), state=True, lengths="random"))
+    if length is None:
+        others = generator.integers(1, 4 * steps, RANDOM_TIMES, endpoint=True)
+        cases += [Case(int(time), 2, state=True) for time in others]
+        cases.append(Case(LONG * steps + 1, 1, state=True))
+    if streams:
+        cases.append(Case(middle, batch(middle), state=True, lengths="random", steps="far"))
     if streams and length is not None:
         cases += [Case(n * length, batch(n * length), chunks=(length,) * n) for n in (2, 3)]
     elif streams:
@@ -116,36 +136,49 @@ def make_given(
             given[name("initial_c")] = _float32(generator.standard_normal(shape))
         if case.lengths is not None:
             given[name("lengths")] = _lengths(case, generator)
-        if case.steps and entry.streams:
+        if case.steps == "random" and entry.streams:
             given[name("start_step")] = generator.integers(0, entry.steps + 2, case.batch)
+        if case.steps == "far" and entry.streams:
+            given[name("start_step")] = generator.choice(FAR, case.batch)
     return given
 
 
 def _lengths(case: Case, generator: np.random.Generator) -> NDArray[np.int64]:
     if case.lengths == "equal":
         return np.full(case.batch, max(1, case.time - 1))
+    if case.lengths == "all":
+        every = generator.permutation(case.time + 1)
+        return np.resize(every, case.batch)
     lengths = generator.integers(0, case.time + 1, case.batch)
     lengths[:2] = (case.time, 0)[: case.batch]  # whatever is drawn, both ends are there
     return lengths
 
 
-def default_sample(model: nn.Module) -> Sample:
-    """Return the sampler of a BNLSTM or a BNLSTMModel: standard normal float32.
+def default_sample(model: nn.Module, graph: Graph) -> Sample:
+    """Return a sampler of standard normal float32 inputs, of the shapes that the file declares.
 
     Raises:
-        VerificationError: Another model, whose inputs only its author knows.
+        VerificationError: Integers are among the inputs, which only the model's author knows, or
+            the file does not tell which axes of an input are the batch and time.
     """
-    rnn = model.rnn if isinstance(model, BNLSTMModel) else model
-    if not isinstance(rnn, BNLSTM):
-        raise VerificationError(
-            f"a {type(model).__name__} needs sample=..., a function of a numpy random generator, a "
-            "batch size and a number of timesteps that returns the model's inputs"
-        )
+    length = graph.metadata.length
+    shapes = [list(value.shape) for value in graph.inputs]
+    for value, shape in zip(graph.inputs, shapes, strict=True):
+        axis = graph.metadata.time_axes.get(value.name)
+        if length is not None and axis is not None:
+            shape[axis] = TIME
+        known = all(isinstance(size, int) or size in (BATCH, TIME) for size in shape)
+        if value.dtype is None or value.dtype.kind != "f" or not known:
+            raise VerificationError(
+                f"the input {value.name!r} of a {type(model).__name__} is {value.dtype} of shape "
+                f"{value.shape}: pass sample=..., a function of a numpy random generator, a batch "
+                "size and a number of timesteps that returns the model's inputs"
+            )
 
     def sample(generator: np.random.Generator, batch: int, time: int) -> list[Tensor]:
-        leading = (batch, time) if rnn.batch_first else (time, batch)
-        array = generator.standard_normal((*leading, rnn.input_size))
-        return [torch.from_numpy(_float32(array))]
+        dynamic = {BATCH: batch, TIME: time}
+        sizes = [[a if isinstance(a, int) else dynamic[str(a)] for a in shape] for shape in shapes]
+        return [torch.from_numpy(_float32(generator.standard_normal(size))) for size in sizes]
 
     return sample
 

@@ -23,25 +23,30 @@ from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verify.backend import Backend
+from bnlstm_deploy.verify.branches import Branches
 from bnlstm_deploy.verify.bundle import check_free
-from bnlstm_deploy.verify.cases import Sample, default_sample, make_cases
+from bnlstm_deploy.verify.cases import Sample, default_sample
 from bnlstm_deploy.verify.checker import Checker
 from bnlstm_deploy.verify.conditions import LONGEST, check_conditions
 from bnlstm_deploy.verify.data import Agreement, check_data
 from bnlstm_deploy.verify.draw import Draw
 from bnlstm_deploy.verify.emulate import runnable
 from bnlstm_deploy.verify.failure import look_into
-from bnlstm_deploy.verify.graphs import opened
+from bnlstm_deploy.verify.graphs import opened, opening_copies
+from bnlstm_deploy.verify.lengths import find_lengths
 from bnlstm_deploy.verify.metrics import Scales
+from bnlstm_deploy.verify.precision import check_precision
 from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.report import Report
-from bnlstm_deploy.verify.run import Trial
 from bnlstm_deploy.verify.search import check_worst_case
-from bnlstm_deploy.verify.structure import check_structure
+from bnlstm_deploy.verify.structure import Finding, check_structure
 from bnlstm_deploy.version import __version__
 
 if TYPE_CHECKING:
     from bnlstm_deploy.verify.endpoint import Endpoint
+
+EXAMPLE_BATCH, EXAMPLE_TIME = 5, 9
+"""Of the inputs that tell which of them are lengths: random ones of equal values are unlikely."""
 
 
 def verify(
@@ -89,8 +94,8 @@ def verify(
     Args:
         model: The training model. It is copied, not changed.
         path: The exported file.
-        sample: Makes inputs; needed unless `model` is a BNLSTM or a BNLSTMModel, which get standard
-            normal ones.
+        sample: Makes inputs; standard normal ones of the file's shapes by default. Needed where
+            integers are among the inputs.
         data: `.npz` files with inputs of the user's own, by the graph's names, and labels `y`.
         providers: Execution providers; the graph is checked on each.
         native: Whether the native kernel is checked, too, and not the function body alone.
@@ -118,6 +123,11 @@ def verify(
         RuntimeSessionError: The file or a provider cannot be used, or BNLSTM_DEPLOY_NATIVE names an
             instruction set that cannot be had.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model is a {type(model).__name__} and path is a {type(path).__name__}; pass the "
+            "training model first, and then the path of the exported file"
+        )
     path = Path(path)
     if not providers:
         raise RuntimeSessionError("providers is []; pass at least one, such as 'cpu'")
@@ -138,19 +148,27 @@ def verify(
             isolated=isolated,
         ) as local,
         _served(endpoint, local.by_backend) as served,
+        opening_copies(isolated=isolated) as open_copy,
     ):
         graphs = local.by_backend if served is None else {Backend(served.url, kernel=""): served}
         graph = next(iter(graphs.values()))
         _check_same_layers(recurrent_layers(model), graph.metadata.layers)
         generator = np.random.default_rng(seed)
-        draw = Draw(graph, sample or default_sample(model), generator)
-        structure = check_structure(model, path, graph)
+        sample = sample or default_sample(model, graph)
+        time = graph.metadata.length or EXAMPLE_TIME
+        examples = sample(np.random.default_rng(seed), EXAMPLE_BATCH, time)
+        metadata, structure = check_structure(model, path, graph, examples)
+        for each in graphs.values():
+            each.metadata = metadata
+        lengths = [graph.inputs[number].name for number in find_lengths(model, examples)]
+        draw = Draw(graph, sample, generator, lengths)
         checker = Checker(model, graphs, seed)
         if served is not None:
             structure += served.findings
             if not served.alike:
                 checker.graphs.clear()
-        _check_cases(checker, draw, generator, served, show)
+        branches = None if served is not None else Branches(onnx.load(run_path), open_copy)
+        not_checked = check_precision(checker, draw, generator, served, branches, show)
         steps = graph.metadata.length or min(graph.metadata.steps + 1, LONGEST)
         show("conditions", 0, 1)
         check_conditions(checker, draw, steps)
@@ -171,12 +189,17 @@ def verify(
             merge_error=checker.merge_error,
             curves=tuple(checker.curves.values()),
             scales=tuple(_scales(model)),
-            structure=tuple(structure),
+            structure=(
+                *structure,
+                _declared(checker),
+                *([] if branches is None else [branches.finding]),
+            ),
             crashes=tuple(f"{backend}, {why}" for backend, why in checker.crashes.items()),
             agreements=agreements,
             worst=worst,
             environment=_environment(path, list(graphs), emulated=run_path != path),
             no_native=local.no_native if served is None else "",
+            not_checked=tuple(not_checked),
         )
         if not report.passed:
             show("diagnosis", 0, 1)
@@ -185,34 +208,6 @@ def verify(
             folder = None if bundle is None else Path(bundle)
             report = look_into(report, model, run_path, checker, named, folder)
     return report
-
-
-def _check_cases(
-    checker: Checker,
-    draw: Draw,
-    generator: np.random.Generator,
-    served: "Endpoint | None",
-    show: Callable[[str, int, int], None],
-) -> None:
-    """Measure lengths, batches, states, start steps and chunks, with the server's states too."""
-    metadata = checker.graph.metadata
-    cases = make_cases(
-        metadata.steps,
-        streams=all(entry.streams for entry in metadata.layers),
-        generator=generator,
-        length=metadata.length,
-        most_streams=draw.most_streams,
-    )
-    for done, case in enumerate(cases):
-        show("precision", done, len(cases))
-        trial = draw(case)
-        if case.chunks and not _streams(checker, trial):
-            continue  # the model does more over time than its BNLSTM: it has no streaming form
-        checker.measure("precision", trial)
-        if case.chunks and served is not None:
-            label = f"{case}, state on the server"
-            checker.measure("precision", trial, label=label, run_with=served.in_sequence(trial))
-    show("precision", len(cases), len(cases))
 
 
 @contextlib.contextmanager
@@ -246,13 +241,10 @@ def _check_same_layers(
         )
 
 
-def _streams(checker: Checker, trial: Trial) -> bool:
-    """Whether the training model gives in chunks what it gives at once."""
-    whole, joined = trial.run(checker.truth.run), trial.run_chunks(checker.truth.run)
-    return all(
-        joined[name].shape == value.shape and np.allclose(joined[name], value, rtol=1e-9)
-        for name, value in whole.items()
-    )
+def _declared(checker: Checker) -> Finding:
+    """Whether all outputs had the shapes that the file declares."""
+    wrong = "; ".join(checker.misdeclared.values())
+    return Finding("outputs", not wrong, wrong or "of the declared shapes")
 
 
 def _scales(model: nn.Module) -> Iterator[Scales]:

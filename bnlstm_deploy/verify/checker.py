@@ -67,6 +67,7 @@ class Checker:
         curves: Over the timesteps of precision cases, by backend, T and output.
         crashes: Why a graph ended its process, by backend.
         merge_error: How far merging rows moved an output at most.
+        misdeclared: Outputs whose shape is not what the file declares, and how, by name.
         suspects: For each backend the trial whose error is furthest beyond the rounding of its own
             case; the places to look if the check fails.
     """
@@ -93,6 +94,7 @@ class Checker:
         self.curves: dict[tuple[Backend, int, str], Curve] = {}
         self.crashes: dict[Backend, str] = {}
         self.merge_error = 0.0
+        self.misdeclared: dict[str, str] = {}
         self.suspects: dict[Backend, Suspect] = {}
 
     def measure(
@@ -176,13 +178,30 @@ class Checker:
 
     def run(self, backend: Backend, trial: Trial, name: str) -> dict[str, Array] | None:
         """Run a trial on one graph; None if it crashes: that is noted, and it is not run again."""
-        run = converting(self.graphs[backend])
+        run = converting(self.graphs[backend], checked=trial.checked)
         try:
-            return trial.run_chunks(run) if trial.case.chunks else trial.run(run)
+            results = trial.run_chunks(run) if trial.case.chunks else trial.run(run)
         except RuntimeSessionError as error:
             self.crashes[backend] = f"{name}: {error}"
             del self.graphs[backend]
             return None
+        if not trial.case.chunks:
+            self._compare_shapes(trial, results, name)
+        return results
+
+    def _compare_shapes(self, trial: Trial, results: Mapping[str, Array], name: str) -> None:
+        """Compare shapes with the declared ones, whose named axes have the sizes of the inputs'."""
+        sizes: dict[int | str | None, int] = {}
+        for value in self.graph.inputs:
+            sizes |= dict(zip(value.shape, trial.feeds[0][value.name].shape, strict=True))
+        for value in (*self.graph.outputs, *self.graph.state_outputs):
+            found = results[value.name].shape
+            declared = [sizes.get(axis) if isinstance(axis, str) else axis for axis in value.shape]
+            if len(declared) != len(found) or any(
+                size not in (None, other) for size, other in zip(declared, found, strict=True)
+            ):
+                words = f"{value.name} is declared {value.shape}, and is {found} at {name}"
+                self.misdeclared.setdefault(value.name, words)
 
     def _suspect(
         self, backend: Backend, trial: Trial, tolerance: Mapping[str, float], excess: float
@@ -212,7 +231,7 @@ class Checker:
                 {name: _off_by_an_ulp(array, generator) for name, array in part.items()}
                 for part in trial.feeds
             ]
-            moved = Trial(trial.graph, trial.case, feeds)
+            moved = trial.with_feeds(feeds)
             truth = moved.run(self.truth.run)
             for run in (self._run_own, self.folded_32.run):
                 for value, array in moved.run(run).items():
@@ -233,9 +252,10 @@ class Checker:
         self.curves[key] = found.merged(self.curves[key]) if key in self.curves else found
 
 
-def converting(graph: Graph) -> Run:
+def converting(graph: Graph, *, checked: bool = True) -> Run:
     """Return a function that runs a graph on feeds in the dtypes that it takes."""
-    return lambda feeds: graph.run(converted(graph, feeds))
+    run = graph.run if checked else graph.run_unchecked
+    return lambda feeds: run(converted(graph, feeds))
 
 
 def converted(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:

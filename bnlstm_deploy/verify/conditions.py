@@ -107,7 +107,7 @@ def _changed(trial: Trial, graph: Graph, change: Change) -> Trial | None:
     for value in floats:
         time = value.shape.index(TIME) if TIME in value.shape else None
         feeds[value.name] = change(feeds[value.name], value.shape.index(BATCH), time)
-    return Trial(trial.graph, trial.case, [feeds]) if floats else None
+    return trial.with_feeds([feeds]) if floats else None
 
 
 def _agree(

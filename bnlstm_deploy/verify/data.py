@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.npz import read_npz
 from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.verify.backend import FUNCTION_BODY, Backend
 from bnlstm_deploy.verify.cases import Case
@@ -111,11 +112,7 @@ def read_data(paths: Sequence[Path], graph: Graph) -> Data:
     """
     arrays: dict[str, Array] = {}
     for path in paths:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays |= {name: archive[name] for name in archive.files}
-        except Exception as error:  # zipfile, numpy and the system each raise their own
-            raise InputError(f"{path} cannot be read as .npz: {error}") from error
+        arrays |= read_npz(path)
     labels = arrays.pop("y", None)
     names = [value.name for value in graph.inputs]
     if len(names) == 1 and names[0] not in arrays:

@@ -1,5 +1,7 @@
 """The inputs of cases, drawn at random."""
 
+from collections.abc import Collection
+
 import numpy as np
 
 from bnlstm_deploy.runtime.inputs import Array
@@ -18,12 +20,20 @@ class Draw:
         graph: The graph, for its names.
         sample: Makes the model's own inputs.
         generator: Of everything random.
+        lengths: Names of the model's own inputs that are valid timesteps.
     """
 
-    def __init__(self, graph: Graph, sample: Sample, generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        sample: Sample,
+        generator: np.random.Generator,
+        lengths: Collection[str] = (),
+    ) -> None:
         self.graph = graph
         self.sample = sample
         self.generator = generator
+        self.lengths = lengths
 
     def __call__(self, case: Case) -> Trial:
         """Draw all that a case calls for."""
@@ -31,8 +41,13 @@ class Draw:
         times = (case.chunks if fixed else ()) or (case.time,)
         parts = [self.inputs(case.batch, time) for time in times]
         given = make_given(case, self.graph.metadata.layers, self.generator)
-        parts[0] |= {v.name: given[v.name] for v in self.graph.state_inputs if v.name in given}
-        return Trial(self.graph, case, parts)
+        taken = {value.name for value in self.graph.state_inputs}
+        for entry in self.graph.metadata.layers:
+            state = {entry.value_name("initial_h"), entry.value_name("initial_c")}
+            if not state <= taken:  # one without the other is refused
+                taken -= state
+        parts[0] |= {name: array for name, array in given.items() if name in taken}
+        return Trial(self.graph, case, parts, self.lengths)
 
     def inputs(self, batch: int, time: int) -> dict[str, Array]:
         """Draw the model's own inputs."""

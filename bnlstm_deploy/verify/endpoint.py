@@ -89,6 +89,10 @@ class Endpoint:
                 "with larger limits: --max-time, --max-body"
             ) from error
 
+    def run_unchecked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the served model: a server checks everything."""
+        return self.run(feeds)
+
     def in_sequence(self, trial: Trial) -> Trial:
         """Return a trial in chunks such that the server holds its state."""
         return _SequenceTrial(self, trial)
@@ -144,7 +148,7 @@ class _SequenceTrial(Trial):
     """A trial in chunks that are sent as one of the server's sequences."""
 
     def __init__(self, endpoint: Endpoint, trial: Trial) -> None:
-        super().__init__(trial.graph, trial.case, trial.feeds)
+        super().__init__(trial.graph, trial.case, trial.feeds, trial.lengths)
         self.endpoint = endpoint
 
     def run_chunks(self, run: Run) -> dict[str, Array]:

@@ -50,10 +50,11 @@ def look_into(
     if suspect is None:
         return report
     provider, run = providers[suspect.backend.provider], converting(checker.graphs[suspect.backend])
-    feeds, tolerance = suspect.trial.feeds[0], suspect.tolerance
+    feeds, lengths = suspect.trial.feeds[0], suspect.trial.lengths
+    tolerance = suspect.tolerance
     try:
         if failure is not None:
-            minimal = narrow(checker.graph, feeds, run, checker.target.run, tolerance)
+            minimal = narrow(checker.graph, feeds, run, checker.target.run, tolerance, lengths)
         else:
             diagnosis = diagnose(
                 model, path, feeds, run=run, tolerance=tolerance, providers=(provider,)

@@ -2,9 +2,13 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import onnx
+from onnx import ModelProto
 
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.native import VARIABLE, choosing, instruction_sets
@@ -67,6 +71,29 @@ def opened(
             else:
                 no_native = graph.native.reason
         yield Graphs(graphs, no_native if on_cpu else "")
+
+
+@contextlib.contextmanager
+def opening_copies(*, isolated: bool) -> Iterator[Callable[[ModelProto], Graph]]:
+    """Yield a function that opens a changed copy of a file on the CPU, as its function body.
+
+    Args:
+        isolated: Whether each runs in a process of its own.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        def open_copy(proto: ModelProto) -> Graph:
+            path = folder / "copy.onnx"
+            onnx.save(proto, path)
+            if not isolated:
+                return Session(path, native=False)
+            process = GraphProcess(path, "cpu")
+            stack.callback(process.close)
+            process.wait()
+            return process
+
+        yield open_copy
 
 
 def _instruction_sets() -> Sequence[str]:

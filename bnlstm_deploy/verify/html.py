@@ -9,7 +9,7 @@ from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.extras import require
 from bnlstm_deploy.verify.backend import Backend
 from bnlstm_deploy.verify.metrics import SENSITIVE, Comparison, largest
-from bnlstm_deploy.verify.report import ALGEBRA_LIMIT, Report
+from bnlstm_deploy.verify.report import ALGEBRA_LIMIT, MORE, Report
 
 require("jinja2", extra="report")
 
@@ -60,6 +60,7 @@ def _page(report: Report) -> str:
         meta=report.metadata,
         file=report.environment.get("file", "the exported file"),
         summary=_summary(report, rows),
+        more=MORE,
         algebra_limit=ALGEBRA_LIMIT,
         sensitive=SENSITIVE,
         versions=versions,

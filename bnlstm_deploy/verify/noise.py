@@ -128,7 +128,7 @@ def sensitivity(
         {n: np.concatenate([a] * draws, into[n]) if n in into else a for n, a in part.items()}
         for part in trial.feeds
     ]
-    wide = Trial(graph, trial.case, feeds)
+    wide = trial.with_feeds(feeds)
     moved = {name: np.zeros(value.shape) for name, value in expected.items()}
     for systematic in (True, False):
         with NoisyActivations(seed, systematic=systematic):

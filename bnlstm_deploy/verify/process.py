@@ -30,6 +30,10 @@ class Graph(Protocol):
         """Run the graph: arrays by input name to arrays by output name."""
         ...
 
+    def run_unchecked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph on what it takes and `run` refuses."""
+        ...
+
 
 class GraphProcess:
     """A `Session` in a process of its own, which `close` ends.
@@ -81,9 +85,15 @@ class GraphProcess:
             RuntimeSessionError: The graph failed, or crashed its process.
             InputError: The arrays do not fit the graph.
         """
-        self._send(dict(feeds))
-        results: dict[str, Array] = self._receive()
-        return results
+        return self._run(feeds, checked=True)
+
+    def run_unchecked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph on what it takes and `run` refuses.
+
+        Raises:
+            RuntimeSessionError: The graph failed, or crashed its process.
+        """
+        return self._run(feeds, checked=False)
 
     def close(self) -> None:
         """End the process."""
@@ -96,6 +106,11 @@ class GraphProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _run(self, feeds: Mapping[str, Array], *, checked: bool) -> dict[str, Array]:
+        self._send((dict(feeds), checked))
+        results: dict[str, Array] = self._receive()
+        return results
 
     def _send(self, request: object) -> None:
         assert self._process.stdin is not None

@@ -1,5 +1,7 @@
 """The summary of a passed check, written into the file that was checked: `bnlstm.verified.*`."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,10 +12,13 @@ from bnlstm_deploy.metadata import VERIFIED
 from bnlstm_deploy.verify.report import Report
 
 
-def record(report: Report, path: str | Path) -> None:
+def record(report: Report, path: str | Path) -> Report:
     """Write the summary of a passed report into the metadata of its file.
 
     Only metadata properties change; what an earlier check wrote is replaced.
+
+    Returns:
+        The report with the file's hash as it is now.
 
     Raises:
         VerificationError: The report is of a check that failed.
@@ -39,5 +44,8 @@ def record(report: Report, path: str | Path) -> None:
     }
     for name, value in facts.items():
         proto.metadata_props.add(key=VERIFIED + name, value=value)
+    content = proto.SerializeToString()
     with replacing(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
+        temporary.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return replace(report, environment={**environment, "file_sha256": digest})

@@ -1,5 +1,6 @@
 """What a check found, and how it is judged."""
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +33,9 @@ Some models amplify rounding exponentially over time. Once it fills the output, 
 come apart cannot be told any more, and the comparison is left to the shorter cases.
 """
 
+MORE = "where the fold's own rounding, sensitivity or a few ULP explain it"
+"""Why an error may be more than the limit's multiple of the training model's own."""
+
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
 FLOAT64_EPS = float(np.finfo(np.float64).eps)
 EPS = {"float64": FLOAT64_EPS, "float32": FLOAT32_EPS, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -47,7 +51,7 @@ class StageResult:
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The result of `verify`."""
 
@@ -76,6 +80,22 @@ class Report:
     """Why it failed: `Diagnosis.to_dict()` or `NativeFailure.to_dict()`."""
     no_native: str = ""
     """Why the native kernel was not checked; empty if it was, or the CPU was no provider."""
+    not_checked: tuple[str, ...] = ()
+    """Cases that were left out, and why."""
+
+    def __repr__(self) -> str:
+        failed = [stage.name for stage in self.stages if not stage.passed]
+        verdict = f"failed: {', '.join(failed)}" if failed else "passed"
+        return f"<Report: {verdict}; {len(self.comparisons)} comparisons, ratio {self.ratio:.2f}>"
+
+    def _repr_html_(self) -> str:
+        """Show the stages in a notebook; the whole page is `write_html`'s."""
+        rows = "".join(
+            f"<tr><td>{html.escape(stage.name)}</td><td>{'passed' if stage.passed else 'FAILED'}"
+            f"</td><td>{html.escape(stage.detail)}</td></tr>"
+            for stage in self.stages
+        )
+        return f"<p>{html.escape(repr(self))}</p><table>{rows}</table>"
 
     @property
     def algebra(self) -> tuple[Comparison, ...]:
@@ -101,6 +121,12 @@ class Report:
         """The comparisons whose error is over its budget, or is not a number."""
         return tuple(c for c in self.comparisons if not c.unexplained <= self.budget(c))
 
+    @cached_property
+    def granted(self) -> tuple[Comparison, ...]:
+        """The comparisons that pass over their budget, as the values there are that sensitive."""
+        over = (c for c in self.comparisons if c.error > self.budget(c))
+        return tuple(c for c in over if c.unexplained <= self.budget(c))
+
     @property
     def stages(self) -> tuple[StageResult, ...]:
         """The verdict of each stage, in order."""
@@ -118,7 +144,7 @@ class Report:
         details = {
             "algebra": f"fold in float64 off by {self.algebra_error:.1e} relative",
             "precision": f"{self.ratio:.2f} times the training model's own error",
-            "conditions": "rows independent, NaN contained, extreme inputs",
+            "conditions": "streams beside others, padding of NaN, extreme inputs",
             "worst case": "the inputs that gradient ascent found",
             "data": "" if self.agreement is None else str(self.agreement),
         }
@@ -130,6 +156,12 @@ class Report:
                 failures = [c for c in self.failures if c.stage == name]
                 text = f"{details[name]}; {len(cases)} cases"
                 text += f" on {len(backends)} kernels" * (len(backends) > 1)
+                granted = len({c.case for c in self.granted if c.stage == name})
+                text += f", {granted} granted more by sensitivity" * (granted > 0)
+                if name == "precision" and self.ratio > self.ratio_limit and not failures:
+                    text += f"; above {self.ratio_limit:g} {MORE}"
+                if name == "precision" and self.not_checked:
+                    text += f", {len(self.not_checked)} not checked"
                 if failures:
                     text += f", {len({c.case for c in failures})} failed"
                     where = dict.fromkeys(str(c.backend) for c in failures)
@@ -237,6 +269,8 @@ class Report:
             "worst": None if self.worst is None else asdict(self.worst),
             "diagnosis": self.diagnosis,
             "no_native": self.no_native,
+            "not_checked": list(self.not_checked),
+            "granted": len(self.granted),
             "chaotic_timesteps": sorted({c.time for c in self.precision if self.chaotic(c)}),
             "scales": [asdict(scales) for scales in self.scales],
             "comparisons": [asdict(c) | {"budget": self.budget(c)} for c in self.comparisons],
@@ -277,6 +311,7 @@ class Report:
                 ratio_limit=float(content["ratio_limit"]),
                 merge_error=float(content["merge_error"]),
                 no_native=content.get("no_native", ""),
+                not_checked=tuple(content.get("not_checked", ())),
                 **{
                     name: content[name]
                     for name in ("checkpoint_sha256", "seed", "environment", "diagnosis")

@@ -1,6 +1,6 @@
 """Running what is compared: torch models by the names of a graph, and anything in chunks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -59,7 +59,8 @@ class TorchModel:
             given.setdefault(name, torch.zeros((), dtype=torch.int64))
         outputs, left = self.lifted(tuple(given[name] for name in self.inputs), given)
         results = dict(zip(self.outputs, outputs, strict=True))
-        return results | {name: left[name] for name in self.state_outputs}
+        # A file may have outputs that its inputs do not call for: that is found elsewhere.
+        return results | {name: left[name] for name in self.state_outputs if name in left}
 
 
 class Trial:
@@ -70,12 +71,29 @@ class Trial:
         case: The condition.
         feeds: The inputs of the whole sequence; for the chunks of a graph that is for one number of
             timesteps, those of each chunk.
+        lengths: Names of the model's own inputs that are valid timesteps: see `find_lengths`.
+        checked: Whether a session checks the inputs; if not, they may be such as the graph takes
+            and a session refuses.
     """
 
-    def __init__(self, graph: Graph, case: Case, feeds: Sequence[Mapping[str, Array]]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        case: Case,
+        feeds: Sequence[Mapping[str, Array]],
+        lengths: Collection[str] = (),
+        *,
+        checked: bool = True,
+    ) -> None:
         self.graph = graph
         self.case = case
         self.feeds = feeds
+        self.lengths = lengths
+        self.checked = checked
+
+    def with_feeds(self, feeds: Sequence[Mapping[str, Array]]) -> "Trial":
+        """Return the same case with other inputs."""
+        return Trial(self.graph, self.case, feeds, self.lengths)
 
     def run(self, run: Run) -> dict[str, Array]:
         """Run the whole sequence at once, unless it is given in chunks."""
@@ -117,10 +135,13 @@ class Trial:
     def _cut(self) -> Iterator[dict[str, Array]]:
         start = 0
         for length in self.case.chunks:
-            yield {
+            part = {
                 value.name: _slice(self.feeds[0][value.name], value, start, start + length)
                 for value in self.graph.inputs
             }
+            for name in self.lengths:
+                part[name] = np.clip(part[name] - start, 0, length)
+            yield part
             start += length
 
 

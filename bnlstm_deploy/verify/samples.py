@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.verify.cases import Sample
+from bnlstm_deploy.verify.lengths import find_lengths
 
 
 def sample_like(model: nn.Module, examples: Sequence[Tensor]) -> Sample:
     """Return a sampler of inputs like `examples`, for `verify(..., sample=...)`.
 
     Floating point inputs are normal with the mean and standard deviation of the example; integers,
-    such as tokens, are drawn from those in the example, so that none is out of range.
+    such as tokens, are drawn from those in the example, so that none is out of range. What the
+    model passes to its BNLSTM as `lengths` is drawn from 0 to T.
 
     Args:
         model: A model that holds BNLSTM layers, which say whether the batch comes first.
@@ -22,6 +24,7 @@ def sample_like(model: nn.Module, examples: Sequence[Tensor]) -> Sample:
             batch, and the only axis of vectors is the batch.
     """
     first = next(module for module in model.modules() if isinstance(module, BNLSTM))
+    lengths = find_lengths(model, examples)
 
     def draw(generator: np.random.Generator, example: Tensor, batch: int, time: int) -> Tensor:
         leading = (batch, time) if first.batch_first else (time, batch)
@@ -32,4 +35,12 @@ def sample_like(model: nn.Module, examples: Sequence[Tensor]) -> Sample:
         array = generator.normal(values.mean(), values.std(), shape)
         return torch.from_numpy(array.astype(np.float32))
 
-    return lambda generator, batch, time: [draw(generator, e, batch, time) for e in examples]
+    def sample(generator: np.random.Generator, batch: int, time: int) -> list[Tensor]:
+        return [
+            torch.from_numpy(generator.integers(0, time + 1, batch)).to(example.dtype)
+            if number in lengths
+            else draw(generator, example, batch, time)
+            for number, example in enumerate(examples)
+        ]
+
+    return sample

@@ -24,6 +24,7 @@ from bnlstm_deploy.verify.run import TorchModel, Trial
 STREAMS = 16
 LEARNING_RATE = 0.05
 STEPS_BETWEEN_RUNS = 5
+TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,13 @@ def search(
 def _amplification(
     truth: TorchModel, feeds: Mapping[str, Array], inputs: Mapping[str, Tensor], seed: int
 ) -> Tensor:
-    """Return the logarithm of how far inexact activation functions take the outputs."""
+    """Return the logarithm of how far inexact activation functions take the outputs, relatively."""
     tensors = {name: torch.from_numpy(np.asarray(a)) for name, a in feeds.items()} | dict(inputs)
     clean = truth.outputs_of(tensors)
     with NoisyActivations(seed, systematic=True):
         noisy = truth.outputs_of(tensors)
     squares = [
-        (noisy[name] - value).square().sum()
+        (noisy[name] - value).square().sum() / value.detach().square().sum().clamp_min(TINY)
         for name, value in clean.items()
         if value.is_floating_point()
     ]
@@ -158,10 +159,12 @@ def check_worst_case(checker: Checker, draw: Draw, seconds: float) -> WorstInput
 
     def error(feeds: Mapping[str, Array]) -> float:
         truth, trial = checker.truth.run(feeds), Trial(checker.graph, case, [feeds])
+        # Relative to each output: a state is not lost beside a larger output, nor the other way.
+        magnitudes = {name: largest(np.abs(value).ravel()) for name, value in truth.items()}
         open_ones = [backend for backend in searched if backend in checker.graphs]
         actuals = [checker.run(backend, trial, "worst case") for backend in open_ones]
         return largest(
-            distance(actual[name], value)
+            distance(actual[name], value) / max(magnitudes[name], TINY)
             for actual in actuals
             if actual is not None
             for name, value in truth.items()

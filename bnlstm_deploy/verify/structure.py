@@ -1,20 +1,22 @@
 """Whether a file is what it says it is: names, shapes, types, opset, and the checkpoint's hash."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.export.forms.parts import REDUCED
-from bnlstm_deploy.export.lifted import recurrent_layers
+from bnlstm_deploy.export.lifted import Lifted, recurrent_layers
 from bnlstm_deploy.export.model import OPSETS
 from bnlstm_deploy.export.op import DOMAIN, NAME
-from bnlstm_deploy.metadata import CARRIED, PRODUCER, RecurrentLayers
+from bnlstm_deploy.metadata import CARRIED, PRODUCER, Metadata, RecurrentLayers
+from bnlstm_deploy.verify.claims import check_claims
 from bnlstm_deploy.verify.diagnosis.arrays import compare_arrays
 from bnlstm_deploy.verify.diagnosis.places import find_nodes
 from bnlstm_deploy.verify.process import Graph
@@ -35,21 +37,29 @@ class Finding:
     detail: str
 
 
-def check_structure(model: nn.Module, path: Path, graph: Graph) -> list[Finding]:
+def check_structure(
+    model: nn.Module, path: Path, graph: Graph, examples: Sequence[Tensor]
+) -> tuple[Metadata, list[Finding]]:
     """Look at the file without running it.
 
     Args:
         model: The training model.
         path: The ONNX file.
         graph: The same file in a runtime.
+        examples: Arguments of the model, with a time of at least 2.
+
+    Returns:
+        The file's metadata, corrected where they claim what the file is not; and what was found.
     """
     proto = onnx.load(path)
-    return [
+    metadata, wrong = check_claims(model, proto, graph, examples)
+    return metadata, [
         _validity(path),
         _opset(proto),
         _layers(model, graph),
-        _values(graph),
-        _types(proto, graph),
+        Finding("metadata", not wrong, "; ".join(wrong) or "what the nodes and arrays are"),
+        _values(model, graph, metadata, examples),
+        _types(proto, metadata.dtype),
         _nodes(proto, graph),
         _hash(model, graph),
         *_arrays(model, proto, graph),
@@ -86,19 +96,30 @@ def _describe(entry: RecurrentLayers) -> str:
     return f"{name} ({sizes}, {entry.num_directions} directions, {entry.steps} steps)"
 
 
-def _values(graph: Graph) -> Finding:
+def _values(
+    model: nn.Module, graph: Graph, metadata: Metadata, examples: Sequence[Tensor]
+) -> Finding:
     """Names and shapes of the inputs and outputs for states."""
-    problems = []
     inputs = {value.name: value.shape for value in graph.state_inputs}
     outputs = {value.name: value.shape for value in graph.state_outputs}
-    for entry in graph.metadata.layers:
+    lifted = Lifted(copy.deepcopy(model).eval().to("cpu", torch.float64), metadata.layers)
+    with torch.inference_mode():
+        lifted([x.double() if x.is_floating_point() else x for x in examples], {})
+    problems = [f"the input {name} is missing" for name in lifted.accepts if name not in inputs]
+    problems += [
+        f"the output {name} is missing"
+        for entry in metadata.layers
+        for name in map(entry.value_name, ("h_n", "c_n"))
+        if name not in outputs
+    ]
+    for entry in metadata.layers:
         rows = entry.num_layers * entry.num_directions
         for into, out in CARRIED.items():
             name, end = entry.value_name(into), entry.value_name(out)
             if name not in inputs:
                 continue  # the model passes that itself, or the graph cannot continue a stream
             if end not in outputs:
-                problems.append(f"{name} has no output {end}")
+                problems += [f"the output {end} is missing"] if into == "start_step" else []
             elif into != "start_step" and (inputs[name][0], inputs[name][-1]) != (
                 rows,
                 entry.hidden_size,
@@ -108,8 +129,7 @@ def _values(graph: Graph) -> Finding:
     return Finding("names and shapes", not problems, detail)
 
 
-def _types(proto: onnx.ModelProto, graph: Graph) -> Finding:
-    dtype = graph.metadata.dtype
+def _types(proto: onnx.ModelProto, dtype: str) -> Finding:
     words = f"{dtype} throughout" if dtype not in REDUCED else f"{dtype} and float32"
     known = {FLOATS.get(dtype), FLOATS["float32"] if dtype in REDUCED else None}
     other = [

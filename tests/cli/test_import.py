@@ -262,7 +262,7 @@ def test_inspect_shows_the_layout_and_warns(run, source, tmp_path):
         (("rnn.pt", "--prefix", "gru."), "no known layout matches"),
         (("odd.npz",), "no known layout matches"),
         (("rnn.pt", "--check", "odd.npz"), "lacks ['x', 'output']"),
-        (("rnn.pt", "--check", "missing.npz"), "cannot be read"),
+        (("rnn.pt", "--check", "missing.npz"), "missing.npz does not exist"),
     ],
 )
 def test_bad_imports_are_one_message_and_no_file(run, source, tmp_path, arguments, message):

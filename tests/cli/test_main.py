@@ -165,6 +165,11 @@ def truncate(folder):
     weights.write_bytes(weights.read_bytes()[:-10])
 
 
+def unnamed(folder):
+    np.save(folder / "one.npy", np.zeros((5, 4, 2), np.float32))
+    (folder / "one.npy").rename(folder / "one.npz")
+
+
 def negative(folder):
     model = BNLSTM(2, 3, max_length=5)
     model.cell_norm_l0.running_var[3, 1] = -1
@@ -188,9 +193,13 @@ def nothing(folder):
         (nothing, ["verify", "ck", "ck/config.json"], "ONNX Runtime cannot load"),
         (nothing, ["verify", "ck", "m.onnx", "--providers", "cuda"], "bnlstm-deploy[gpu]"),
         (nothing, ["verify", "ck", "m.onnx", "--providers", ""], "providers is []"),
-        (nothing, ["run", "m.onnx", "-i", "no.npz", "-o", "n.onnx"], "no.npz does not exist"),
-        (nothing, ["run", "m.onnx", "-i", "m.onnx", "-o", "n.onnx"], "cannot be read as .npz"),
-        (nothing, ["run", "m.onnx", "-i", "x.npz", "-o", "no/n.onnx"], "cannot be written"),
+        (nothing, ["run", "m.onnx", "-i", "no.npz", "-o", "n.npz"], "no.npz does not exist"),
+        (nothing, ["run", "m.onnx", "-i", "m.onnx", "-o", "n.npz"], "cannot be read as .npz"),
+        (nothing, ["run", "m.onnx", "-i", "x.npz", "-o", "y.csv"], "written as .npz"),
+        (nothing, ["run", "m.onnx", "-i", "x.npz", "-o", "no/n.npz"], "cannot be written"),
+        (unnamed, ["recalibrate", "ck", "--data", "one.npz", "-o", "n.onnx"], "without a name"),
+        (unnamed, ["convert", "ck", "--check", "one.npz", "-o", "n.onnx"], "without a name"),
+        (unnamed, ["verify", "ck", "m.onnx", "--data", "one.npz"], "without a name"),
         (nothing, ["inspect", "nowhere"], "nowhere does not exist"),
         (nothing, ["melt"], "No such command"),
     ],
@@ -255,3 +264,16 @@ def test_reduced_precision_is_verified_on_the_cpu(folder, dtype):
     assert result.returncode == 0, result.stdout + result.stderr
     facts = json.loads(run(folder, "inspect", f"{dtype}.onnx", "--json").stdout)["file"]
     assert facts["dtype"] == dtype
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("bench",), "[default: (1, 32)]"),
+        (("deploy", "kserve"), "[default: (standard output)]"),
+        (("serve",), "[default: (BNLSTM_DEPLOY_TOKEN of the environment, or none)]"),
+    ],
+)
+def test_help_shows_defaults_that_are_words(arguments, words):
+    result = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "300"})
+    assert words in " ".join(result.output.split())

@@ -209,7 +209,9 @@ def test_a_chaotic_model_is_judged_where_it_can_be(dtype, tmp_path):
     report = check(model, tmp_path / "m.onnx")
     assert report.passed, report.failures
     assert report.algebra_error <= 1e-10
-    assert report.to_dict()["chaotic_timesteps"] == [39, 40, 41, 80, 160]
+    chaotic = report.to_dict()["chaotic_timesteps"]
+    assert {39, 40, 41, 80, 160, 241} <= set(chaotic)
+    assert min(chaotic) >= 20
     proto = changed(onnx.load(tmp_path / "m.onnx"), "bias_l0", change_step_0)
     onnx.save(proto, tmp_path / "m.onnx")
     assert not check(model, tmp_path / "m.onnx").passed  # the case T = 1 sees it
@@ -258,7 +260,7 @@ def test_a_model_of_ones_own(kind, streams, tmp_path):
     assert {"output", "first.h_n", "second.c_n", "second.next_step"} <= values
     # the mean over a chunk is not the mean over the whole: such a model has no streaming form
     assert any("chunks" in c.case for c in report.precision) == streams
-    with pytest.raises(VerificationError, match="needs sample"):
+    with pytest.raises(VerificationError, match="pass sample="):
         check(model, tmp_path / "m.onnx")
 
 

@@ -49,7 +49,7 @@ def test_correct_exports_pass(arguments, asked, form, folding, tmp_path):
         assert times == ({length, 2 * length, 3 * length} if streams else {length})
     else:
         assert metadata.length is None
-        assert max(times) == 4 * metadata.steps
+        assert max(times) == 6 * metadata.steps + 1
     proto = onnx.load(tmp_path / "m.onnx")
     operators = [node.op_type for f in proto.functions for node in all_nodes(f.node)]
     assert ("Scan" in operators) == ("scan" in form)

@@ -1,5 +1,6 @@
 """What a report says of what was measured: it does not contradict itself."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.export import export
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.verify import Report
+from bnlstm_deploy.verify import Report, record
 from bnlstm_deploy.verify.html import write_html
 from bnlstm_deploy.verify.metrics import Comparison
 from tests.models import randomize
@@ -120,3 +122,22 @@ def test_it_survives_json(unstreamed):
     assert Report.from_dict(content).not_checked == unstreamed.not_checked
     del content["not_checked"]  # a report of before
     assert Report.from_dict(content).not_checked == ()
+
+
+def test_a_record_names_the_file_as_it_stays(tmp_path):
+    model = randomize(BNLSTM(2, 3, max_length=3))
+    path = tmp_path / "m.onnx"
+    export(model, path)
+    report = record(check(model, path), path)
+    assert report.environment["file_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_it_is_short_to_print_and_a_table_in_a_notebook():
+    report = report_of(WITHIN, FAILED)
+    assert repr(report).startswith("<Report: failed: precision; 2 comparisons, ratio ")
+    assert "<td>precision</td><td>FAILED</td>" in report._repr_html_()
+
+
+def test_swapped_arguments_are_recognized(tmp_path):
+    with pytest.raises(InputError, match="pass the training model first"):
+        check(tmp_path / "m.onnx", randomize(BNLSTM(2, 3, max_length=3)))

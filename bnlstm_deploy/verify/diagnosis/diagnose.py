@@ -21,6 +21,7 @@ from bnlstm_deploy.verify.diagnosis.narrowing import Minimal, excess, narrow, ti
 from bnlstm_deploy.verify.diagnosis.origin import Origin
 from bnlstm_deploy.verify.diagnosis.places import find_nodes
 from bnlstm_deploy.verify.diagnosis.trace import trace
+from bnlstm_deploy.verify.lengths import find_lengths
 from bnlstm_deploy.verify.plain import to_plain
 from bnlstm_deploy.verify.run import Run, TorchModel
 
@@ -143,7 +144,9 @@ def diagnose(
     if metadata.merge_tolerance > 0:
         merged = fold_layers(model, torch.float64, metadata.merge_tolerance)
         truth = TorchModel(merged, metadata.layers, graph, torch.float64)
-    minimal = narrow(graph, feeds, run, truth.run, tolerance)
+    inputs = [torch.from_numpy(feeds[value.name]) for value in graph.inputs]
+    lengths = [graph.inputs[number].name for number in find_lengths(model, inputs)]
+    minimal = narrow(graph, feeds, run, truth.run, tolerance, lengths)
     if minimal is None:
         return Diagnosis(False, False, None, None, (), (), arrays, 0, stale, 0.0)
     whole = Minimal(feeds, truth.run(feeds), run(feeds), None, time_of(graph, feeds))

@@ -1,6 +1,6 @@
 """The smallest part of a failing input that still fails: one stream, the shortest sequence."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,7 @@ def narrow(
     run: Run,
     truth: Run,
     tolerance: Mapping[str, float],
+    lengths: Collection[str] = (),
 ) -> Minimal | None:
     """Find the smallest part of `feeds` that still fails, by running parts of it.
 
@@ -67,6 +68,7 @@ def narrow(
         run: Runs the deployed graph.
         truth: Runs the model that it should be.
         tolerance: The largest error that is allowed of each output.
+        lengths: Names of the model's own inputs that are valid timesteps.
 
     Returns:
         The smallest part; None if `feeds` themselves do not fail.
@@ -94,7 +96,9 @@ def narrow(
         return best
     streamed = best.feeds
     return _shortest(
-        best, best.time, lambda time: tried(prefix(graph, streamed, time), best.stream, time)
+        best,
+        best.time,
+        lambda time: tried(prefix(graph, streamed, time, lengths), best.stream, time),
     )
 
 
@@ -138,9 +142,11 @@ def stream_of(graph: Graph, feeds: Mapping[str, Array], stream: int) -> dict[str
     }
 
 
-def prefix(graph: Graph, feeds: Mapping[str, Array], time: int) -> dict[str, Array]:
+def prefix(
+    graph: Graph, feeds: Mapping[str, Array], time: int, lengths: Collection[str] = ()
+) -> dict[str, Array]:
     """Return the first timesteps of the inputs: cut, or by `lengths` where T is fixed."""
-    cut = dict(feeds)
+    cut = dict(feeds) | {name: np.minimum(feeds[name], time) for name in lengths}
     if graph.metadata.length is None:
         for value in graph.inputs:
             if TIME in value.shape:
