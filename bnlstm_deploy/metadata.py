@@ -16,6 +16,9 @@ FORMAT_VERSION = 1
 VERIFIED = "bnlstm.verified."
 """Prefix of the properties that a passed check leaves."""
 
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+"""Of graphs, the most exact first."""
+
 PRODUCER = f"bnlstm-deploy {__version__}"
 
 CARRIED = {"initial_h": "h_n", "initial_c": "c_n", "start_step": "next_step"}
@@ -121,6 +124,12 @@ class Metadata:
                 f"the file's bnlstm.format_version is {version!r}, this package reads "
                 f"{FORMAT_VERSION}; upgrade bnlstm-deploy or export the file again"
             )
+        dtype = properties.get("bnlstm.dtype")
+        if dtype not in DTYPES:
+            raise RuntimeSessionError(
+                f"the file's bnlstm.dtype is {dtype!r}, and can be {', '.join(DTYPES)}; export it "
+                "again"
+            )
         try:
             layers = tuple(map(_read_layers, json.loads(properties["bnlstm.layers"])))
             length = properties.get("bnlstm.length")
@@ -129,7 +138,7 @@ class Metadata:
                 layers=layers,
                 form=properties["bnlstm.form"],
                 folding=properties["bnlstm.folding"],
-                dtype=properties["bnlstm.dtype"],
+                dtype=dtype,
                 reason=properties.get("bnlstm.reason", ""),
                 merge_tolerance=float(properties.get("bnlstm.merge_tolerance", 0)),
                 length=None if length is None else int(length),

@@ -105,7 +105,7 @@ def make_cases(
     cases.append(Case(few, batch(few, MANY), state=True, lengths="random"))
     if length is None:
         others = generator.integers(1, 4 * steps, RANDOM_TIMES, endpoint=True)
-        cases += [Case(int(time), 2, state=True) for time in others]
+        cases += [Case(int(time), batch(int(time), 2), state=True) for time in others]
         cases.append(Case(LONG * steps + 1, 1, state=True))
     if streams:
         cases.append(Case(middle, batch(middle), state=True, lengths="random", steps="far"))

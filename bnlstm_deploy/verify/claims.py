@@ -1,6 +1,6 @@
 """What a file's metadata say of it, against what it is."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import onnx
@@ -11,18 +11,20 @@ from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.export.forms import FACTORED, MATERIALIZED
 from bnlstm_deploy.export.lifted import Lifted
 from bnlstm_deploy.export.model import fold_layers
+from bnlstm_deploy.export.op import DOMAIN, NAME
 from bnlstm_deploy.export.padding import find_time_axes
 from bnlstm_deploy.export.values import TIME, GraphInput
-from bnlstm_deploy.metadata import Metadata
+from bnlstm_deploy.metadata import DTYPES, Metadata
 from bnlstm_deploy.verify.diagnosis.places import Place, find_nodes, inputs_of
 from bnlstm_deploy.verify.process import Graph
 
-DTYPES = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.DOUBLE: "float64",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.BFLOAT16: "bfloat16",
+NUMBERS = {
+    "float64": onnx.TensorProto.DOUBLE,
+    "float32": onnx.TensorProto.FLOAT,
+    "float16": onnx.TensorProto.FLOAT16,
+    "bfloat16": onnx.TensorProto.BFLOAT16,
 }
+"""ONNX's numbers of the dtypes of graphs."""
 
 FORMS = {(True, True): "lstm-or-scan", (True, False): "lstm", (False, True): "scan"}
 """The form of a body, by whether it has an LSTM operator and a Scan; else it is unrolled."""
@@ -45,14 +47,16 @@ def check_claims(
         The metadata as they ought to be where a check depends on them, and what is wrong.
     """
     metadata = graph.metadata
+    problems = list(_steps(proto, metadata))
+    dtypes = _dtypes(proto)
+    if dtypes != [metadata.dtype]:
+        words = " and ".join(dtypes) or "of no dtype that a graph has"
+        problems.append(f"dtype is {metadata.dtype}, the weights are {words}")
+        metadata = replace(metadata, dtype=dtypes[0] if dtypes else "float32")
     try:
         nodes = find_nodes(model, proto)
     except VerificationError:
-        return metadata, []  # of another model: that is found elsewhere
-    problems = list(_steps(proto, metadata))
-    dtypes = sorted(_dtypes(proto, nodes.values()))
-    if dtypes != [metadata.dtype]:
-        problems.append(f"dtype is {metadata.dtype}, the weights are {' and '.join(dtypes)}")
+        return metadata, problems  # of another model: that is found elsewhere
     bodies = {(f.domain, f.name, f.overload): f for f in proto.functions}
     found = {
         place: _form(bodies[key])
@@ -69,7 +73,7 @@ def check_claims(
             of = f" of {entry.name}" if entry.name else ""
             problems.append(f"streams{of} is {entry.streams}, and ought to be {one}")
     layers = tuple(replace(e, streams=one) for e, one in zip(metadata.layers, streams, strict=True))
-    right = replace(metadata, dtype=dtypes[-1] if dtypes else metadata.dtype, layers=layers)
+    right = replace(metadata, layers=layers)
     if not problems:  # else the model cannot be run as the file says
         problems += _time(model, proto, graph, examples)
     return right, problems
@@ -81,11 +85,12 @@ def _steps(proto: onnx.ModelProto, metadata: Metadata) -> Iterator[str]:
         yield f"steps is {steps}, the layers have {metadata.steps}"
 
 
-def _dtypes(proto: onnx.ModelProto, nodes: Collection[onnx.NodeProto]) -> set[str]:
-    """Return the dtypes of the nodes' weights."""
-    types = {entry.name: entry.data_type for entry in proto.graph.initializer}
-    weights = {inputs_of(node)[name] for node in nodes for name in ("weight_ih", "weight_hh")}
-    return {DTYPES.get(types[name], str(types[name])) for name in weights if name in types}
+def _dtypes(proto: onnx.ModelProto) -> list[str]:
+    """Return the dtypes of the layers' weights, the most exact first."""
+    nodes = [node for node in proto.graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
+    weights = {inputs_of(node).get(name) for node in nodes for name in ("weight_ih", "weight_hh")}
+    types = {entry.data_type for entry in proto.graph.initializer if entry.name in weights}
+    return [name for name in DTYPES if NUMBERS[name] in types]
 
 
 def _form(body: onnx.FunctionProto) -> tuple[str, str]:

@@ -43,6 +43,14 @@ def check_precision(
 
     A server takes what a client may send; a file, whatever its operators take, in every branch.
 
+    Args:
+        checker: Runs what is measured.
+        draw: Draws the inputs of the cases.
+        generator: Of the lengths and chunks of the cases.
+        served: The server that is checked in the place of the file, if one is.
+        branches: Of the file, if it is the file that is checked.
+        show: Called with the stage, the number of its cases done, and of all of them.
+
     Returns:
         What was left out, and why.
     """

@@ -16,13 +16,10 @@ from bnlstm_deploy.export.lifted import Lifted, recurrent_layers
 from bnlstm_deploy.export.model import OPSETS
 from bnlstm_deploy.export.op import DOMAIN, NAME
 from bnlstm_deploy.metadata import CARRIED, PRODUCER, Metadata, RecurrentLayers
-from bnlstm_deploy.verify.claims import check_claims
+from bnlstm_deploy.verify.claims import NUMBERS, check_claims
 from bnlstm_deploy.verify.diagnosis.arrays import compare_arrays
 from bnlstm_deploy.verify.diagnosis.places import find_nodes
 from bnlstm_deploy.verify.process import Graph
-
-FLOATS = {"float32": 1, "float64": 11, "float16": 10, "bfloat16": 16}
-"""ONNX's numbers for the dtypes of graphs."""
 
 SHOWN = 3
 """Arrays that are named of those that differ."""
@@ -62,7 +59,7 @@ def check_structure(
         _types(proto, metadata.dtype),
         _nodes(proto, graph),
         _hash(model, graph),
-        *_arrays(model, proto, graph),
+        *_arrays(model, proto, metadata),
     ]
 
 
@@ -131,11 +128,11 @@ def _values(
 
 def _types(proto: onnx.ModelProto, dtype: str) -> Finding:
     words = f"{dtype} throughout" if dtype not in REDUCED else f"{dtype} and float32"
-    known = {FLOATS.get(dtype), FLOATS["float32"] if dtype in REDUCED else None}
+    known = {NUMBERS.get(dtype), NUMBERS["float32"] if dtype in REDUCED else None}
     other = [
         entry.name
         for entry in proto.graph.initializer
-        if entry.data_type in FLOATS.values() and entry.data_type not in known
+        if entry.data_type in NUMBERS.values() and entry.data_type not in known
     ]
     detail = words if not other else f"not {words}: {', '.join(other[:8])}"
     return Finding("types", not other, detail)
@@ -166,16 +163,16 @@ def _hash(model: nn.Module, graph: Graph) -> Finding:
     return Finding("checkpoint hash", ok, detail)
 
 
-def _arrays(model: nn.Module, proto: onnx.ModelProto, graph: Graph) -> Iterator[Finding]:
+def _arrays(model: nn.Module, proto: onnx.ModelProto, metadata: Metadata) -> Iterator[Finding]:
     """Look at each array, however small its effect; another version may lay out others."""
-    if graph.metadata.producer != PRODUCER:
+    if metadata.producer != PRODUCER:
         return
     try:
         nodes = find_nodes(model, proto)
     except VerificationError as error:
         yield Finding("arrays", False, str(error))
         return
-    differences, _ = compare_arrays(model, proto, graph.metadata, nodes)
+    differences, _ = compare_arrays(model, proto, metadata, nodes)
     detail = "those of the model's fold, rounded once"
     if differences:
         more = len(differences) - SHOWN

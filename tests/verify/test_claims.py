@@ -9,22 +9,9 @@ from torch import nn
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.export import export
-from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.nn import BNLSTM
 from tests.models import randomize
 from tests.verify.quick import check
-
-
-@pytest.fixture(scope="module")
-def model():
-    rnn = BNLSTM(3, 8, batch_first=True, max_length=6)
-    return randomize(BNLSTMModel(rnn, 4, pooling="every"))
-
-
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("claims") / "m.onnx"
-    export(model, path)
-    return onnx.load(path)
 
 
 def copied(proto):
@@ -59,8 +46,8 @@ def finding(report, name):
         ("time_axes", '{"input": 1, "output": 0}', "of the outputs are {'output': 0}, and ought"),
     ],
 )
-def test_a_claim_that_is_wrong_fails(name, value, words, model, exported, tmp_path):
-    onnx.save(claiming(exported, name, value), tmp_path / "m.onnx")
+def test_a_claim_that_is_wrong_fails(name, value, words, model, proto, tmp_path):
+    onnx.save(claiming(proto, name, value), tmp_path / "m.onnx")
     report = check(model, tmp_path / "m.onnx")
     assert not report.passed
     assert words in finding(report, "metadata").detail
@@ -68,8 +55,14 @@ def test_a_claim_that_is_wrong_fails(name, value, words, model, exported, tmp_pa
     assert all(stage.passed for stage in report.stages[1:])
 
 
-def test_a_label_does_not_set_the_budget(model, exported, tmp_path):
-    wrong = claiming(exported, "dtype", "float16")
+def test_a_dtype_that_there_is_not_is_an_error(model, proto, tmp_path):
+    onnx.save(claiming(proto, "dtype", "float8"), tmp_path / "m.onnx")
+    with pytest.raises(RuntimeSessionError, match="dtype is 'float8', and can be float64, "):
+        check(model, tmp_path / "m.onnx")
+
+
+def test_a_label_does_not_set_the_budget(model, proto, tmp_path):
+    wrong = claiming(proto, "dtype", "float16")
     (bias,) = (a for a in wrong.graph.initializer if a.name.endswith("bias_l0"))
     array = onnx.numpy_helper.to_array(bias) + 3e-4  # far below what float16 rounds off
     bias.CopyFrom(onnx.numpy_helper.from_array(array.astype("float32"), bias.name))
@@ -101,11 +94,11 @@ def test_padding_that_changes_outputs_may_not_be_claimed(tmp_path):
     assert "padding changes the model's outputs" in finding(report, "metadata").detail
 
 
-def test_streams_that_are_denied(model, exported, tmp_path):
-    (entry,) = (e for e in exported.metadata_props if e.key == "bnlstm.layers")
+def test_streams_that_are_denied(model, proto, tmp_path):
+    (entry,) = (e for e in proto.metadata_props if e.key == "bnlstm.layers")
     layers = json.loads(entry.value)
     layers[0]["streams"] = False
-    onnx.save(claiming(exported, "layers", json.dumps(layers)), tmp_path / "m.onnx")
+    onnx.save(claiming(proto, "layers", json.dumps(layers)), tmp_path / "m.onnx")
     report = check(model, tmp_path / "m.onnx")
     assert not report.passed
     assert "streams is False, and ought to be True" in finding(report, "metadata").detail
@@ -128,24 +121,24 @@ def without_output(proto, name):
 
 @pytest.mark.parametrize("isolated", [False, True])
 @pytest.mark.parametrize("name", ["start_step", "lengths", "initial_h"])
-def test_a_removed_input_is_found(name, isolated, model, exported, tmp_path):
-    onnx.save(without_input(exported, name), tmp_path / "m.onnx")
+def test_a_removed_input_is_found(name, isolated, model, proto, tmp_path):
+    onnx.save(without_input(proto, name), tmp_path / "m.onnx")
     report = check(model, tmp_path / "m.onnx", isolated=isolated)
     assert not report.passed
     assert f"the input {name} is missing" in finding(report, "names and shapes").detail
 
 
 @pytest.mark.parametrize("name", ["h_n", "c_n", "next_step"])
-def test_a_removed_output_is_found(name, model, exported, tmp_path):
-    onnx.save(without_output(exported, name), tmp_path / "m.onnx")
+def test_a_removed_output_is_found(name, model, proto, tmp_path):
+    onnx.save(without_output(proto, name), tmp_path / "m.onnx")
     report = check(model, tmp_path / "m.onnx")
     assert not report.passed
     assert f"the output {name} is missing" in finding(report, "names and shapes").detail
 
 
 @pytest.mark.parametrize("axis", [77, "batch"])
-def test_an_output_has_its_declared_shape(axis, model, exported, tmp_path):
-    wrong = copied(exported)
+def test_an_output_has_its_declared_shape(axis, model, proto, tmp_path):
+    wrong = copied(proto)
     dimension = wrong.graph.output[0].type.tensor_type.shape.dim[1]  # that of time
     if isinstance(axis, int):
         dimension.dim_value = axis
@@ -157,8 +150,8 @@ def test_an_output_has_its_declared_shape(axis, model, exported, tmp_path):
     assert "output is declared ('batch', " in finding(report, "outputs").detail
 
 
-def test_an_output_of_another_type_is_an_error(model, exported, tmp_path):
-    wrong = copied(exported)
+def test_an_output_of_another_type_is_an_error(model, proto, tmp_path):
+    wrong = copied(proto)
     wrong.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     onnx.save(wrong, tmp_path / "m.onnx")
     with pytest.raises(RuntimeSessionError, match="cannot load"):
