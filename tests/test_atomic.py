@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.errors import InputError
 
 
@@ -36,3 +36,12 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path):
 def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path):
     with pytest.raises(InputError, match="cannot be written"), replacing(tmp_path / "no" / "file"):
         pass
+
+
+def test_whether_a_file_may_be_written_is_known_before(tmp_path):
+    check_writable(tmp_path / "file")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="cannot be written"):
+        check_writable(tmp_path / "no" / "file")
+    with pytest.raises(InputError, match="is a folder"):
+        check_writable(tmp_path)

@@ -100,6 +100,9 @@ def test_a_failed_check_is_not_recorded(folder):
         (("ck", "m.onnx", "--providers", "tpu"), "'tpu' is not part of the onnxruntime installed"),
         (("ck", "m.onnx", "--providers", ""), "providers"),
         (("ck", "nowhere.onnx"), "nowhere.onnx does not exist"),
+        (("m.onnx", "ck"), "pass CHECKPOINT first and then MODEL.onnx: ck m.onnx"),
+        (("ck", "nowhere.onnx", "--html", "no/r.html"), "no/r.html cannot be written"),
+        (("ck", "nowhere.onnx", "--json", "ck"), "ck is a folder; name a file in it"),
     ],
 )
 def test_bad_input_is_one_message(folder, arguments, message):

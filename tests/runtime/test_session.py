@@ -94,6 +94,7 @@ X = make_x(4, 6, 3)
         (lambda s: s(X, state=state(c=(2, 4, 6))), "'initial_c' has shape \\(2, 4, 6\\)"),
         (lambda s: s(X, state=state(step=(3,))), "'start_step' is for 3 streams"),
         (lambda s: s(X, state=state(dtype=np.float64)), "'initial_h' is float64"),
+        (lambda s: s(X, state=(state().h, state().c)), "a tuple; pass the State that the call"),
         (lambda s: s(X, state={"rnn": state()}), "state is given for \\['rnn'\\]"),
         (lambda s: s.run({"input": X, "start_step": np.full(4, -1)}), "from -1 to -1; pass 0 or"),
         (lambda s: s.run({"input": X, "initial_h": state().h}), "without 'initial_c'"),

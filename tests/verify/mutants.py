@@ -1,11 +1,13 @@
 """Faults planted in correct files: each mutant changes one thing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
+
+from tests.export.nodes import all_nodes
 
 Change = Callable[[onnx.ModelProto], None]
 
@@ -26,13 +28,6 @@ def set_array(name: str, change: Callable[[Any], Any]) -> Change:
         target.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), target.name))
 
     return apply
-
-
-def all_nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            yield from all_nodes(attribute.g.node)
 
 
 def rewire(output: str, replacement: str) -> Change:

@@ -7,10 +7,10 @@ import torch
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.verify.branches import Branches
+from tests.export.nodes import all_nodes
 from tests.models import randomize
 from tests.native.version_file import FOLDER, make_model
 from tests.verify.quick import check
-from tests.verify.test_check import all_nodes
 
 OLD = FOLDER / "version_0_1_0.onnx"
 """Has the form lstm-or-scan, with H = 5: an If over N, and in one branch one over the lengths."""

@@ -67,6 +67,26 @@ def test_a_model_that_takes_lengths_is_checked_in_chunks(length, tmp_path):
     assert any("chunks" in comparison.case for comparison in report.precision)
 
 
+class Scaled(nn.Module):
+    """Takes two floating point inputs, of which one has no time."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = BNLSTM(2, 6, max_length=4)
+
+    def forward(self, x, gain):
+        return self.rnn(x)[0] * gain[None, :, None]
+
+
+@pytest.mark.parametrize("length", [None, 5])
+def test_inputs_of_floating_point_need_no_sample(length, tmp_path):
+    model = randomize(Scaled())
+    form = {} if length is None else {"form": "unrolled", "length": length}
+    export(model, tmp_path / "m.onnx", (X, torch.ones(3)), **form)
+    report = check(model, tmp_path / "m.onnx")
+    assert report.passed, report.failures
+
+
 def test_its_failures_are_narrowed(tmp_path):
     model = randomize(Net())
     examples = (X, torch.tensor([5, 2, 0]))
