@@ -28,6 +28,7 @@ static struct block *find(const void *address)
 
 bool stub_freed_since(unsigned long time)
 {
+    STUB_LOCKED;
     for (struct block *b = blocks; b; b = b->next)
         if (b->born <= time && b->died > time)
             return true;
@@ -57,6 +58,7 @@ static void forget(const char *start, size_t size)
 
 static cudaError_t allocate(void **address, size_t size, enum cudaMemoryType type)
 {
+    STUB_LOCKED;
     size = size ? (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT : ALIGNMENT;
     struct block *b = malloc(sizeof *b);
     if (!b || !(*address = aligned_alloc(ALIGNMENT, size)))
@@ -70,6 +72,7 @@ static cudaError_t allocate(void **address, size_t size, enum cudaMemoryType typ
 
 static cudaError_t release(void *address)
 {
+    STUB_LOCKED;
     struct block *b = find(address);
     if (!address)
         return cudaSuccess;
@@ -122,6 +125,7 @@ cudaError_t cudaMemGetInfo(size_t *free, size_t *total)
 
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, const void *address)
 {
+    STUB_LOCKED;
     struct block *b = find(address);
     memset(attributes, 0, sizeof *attributes);
     attributes->type = b ? b->type : cudaMemoryTypeUnregistered;
@@ -133,6 +137,7 @@ cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, c
 
 static bool on_device(const void *address)
 {
+    STUB_LOCKED;
     struct block *b = find(address);
     return b && b->type == cudaMemoryTypeDevice;
 }
@@ -148,6 +153,7 @@ void stub_set_result(int byte)
 
 static void move(void *to, const void *from, size_t size)
 {
+    STUB_LOCKED;
     if (on_device(to)) {
         forget(to, size);
         if (!on_device(from) && size <= SMALL) {

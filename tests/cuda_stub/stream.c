@@ -25,6 +25,7 @@ struct CUgraph_st *stub_capture(cudaStream_t stream)
 
 cudaError_t stub_work(const char *category, const char *name, cudaStream_t stream)
 {
+    STUB_LOCKED;
     struct CUgraph_st *graph = stub_capture(stream);
     if (graph) {
         static const char *const plain[] = {"kernel", "gemm", "rnn", "copy", "memset", "host"};
@@ -45,6 +46,7 @@ cudaError_t stub_work(const char *category, const char *name, cudaStream_t strea
 
 cudaError_t stub_unsafe(const char *name)
 {
+    STUB_LOCKED;
     if (!capturing)
         return cudaSuccess;
     stub_error(name);
@@ -72,6 +74,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream)
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    STUB_LOCKED;
     if (stub_capture(stream) || (capturing && (uintptr_t)stream <= (uintptr_t)cudaStreamLegacy))
         return stub_unsafe("cudaStreamSynchronize while capturing");
     stub_count("sync", "cudaStreamSynchronize");
@@ -154,6 +157,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void 
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode)
 {
+    STUB_LOCKED;
     if (capturing || mode == cudaStreamCaptureModeRelaxed) {
         stub_error("two captures at a time, and relaxed ones, are not modelled");
         return stub_fail(cudaErrorNotSupported);
@@ -165,6 +169,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMo
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 {
+    STUB_LOCKED;
     if (stream != capturing)
         return stub_fail(cudaErrorIllegalState);
     *graph = stream->capture;

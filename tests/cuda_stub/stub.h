@@ -3,8 +3,6 @@
  * They let the unmodified CUDA provider of ONNX Runtime load and run where there is no GPU: device
  * memory is host memory, kernels compute nothing, and everything is counted. Only what is needed of
  * CUDA is here. What is not refuses, and the refusal is counted, so that no test rests on a guess.
- *
- * Nothing is locked: the tests run one session at a time, on one thread.
  */
 #ifndef BNLSTM_CUDA_STUB_H
 #define BNLSTM_CUDA_STUB_H
@@ -12,7 +10,14 @@
 #include "refused.h"
 
 #include <cuda_runtime_api.h>
+#include <pthread.h>
 #include <stdbool.h>
+
+/* What all threads share is used under one lock, which is held to the end of the block. */
+#define STUB_LOCKED                                                                                \
+    __attribute__((cleanup(stub_unlock), unused)) char locked = stub_lock()
+char stub_lock(void);
+void stub_unlock(char *locked);
 
 /* Counts one event; both texts must outlive the process. Categories are those of counts.py. */
 void stub_count(const char *category, const char *name);

@@ -1,6 +1,7 @@
 """The stub runtime's own rules, called as a program would: what CUDA forbids is found."""
 
 import ctypes
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,9 +24,9 @@ class Runtime:
         self.cuda.cudaStreamCreate(ctypes.byref(self.stream))
         counts.reset()
 
-    def device(self):
+    def device(self, size=SIZE):
         address = ctypes.c_void_p()
-        assert self.cuda.cudaMalloc(ctypes.byref(address), ctypes.c_size_t(SIZE)) == 0
+        assert self.cuda.cudaMalloc(ctypes.byref(address), ctypes.c_size_t(size)) == 0
         return address
 
     def pinned(self):
@@ -54,7 +55,9 @@ class Runtime:
 
 @pytest.fixture
 def runtime():
-    return Runtime()
+    runtime = Runtime()
+    yield runtime
+    runtime.cuda.cudaGetLastError()  # which forgets it: ONNX Runtime asks for it after each launch
 
 
 def test_copies_are_counted_by_where_their_ends_are(runtime):
@@ -139,6 +142,19 @@ def test_memory_that_is_not_allocated_cannot_be_freed(runtime):
     assert runtime.cuda.cudaFree(device) == 0
     assert runtime.cuda.cudaFree(device) != 0
     assert counts.read().errors == {"memory freed that is not allocated": 1}
+
+
+def test_threads_may_allocate_at_the_same_time(runtime):
+    def allocate_and_free(times):
+        for _ in range(times):
+            addresses = [runtime.device(1 << 16) for _ in range(4)]
+            assert [runtime.cuda.cudaFree(address) for address in addresses] == [0] * 4
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(allocate_and_free, [200] * 4))
+    counted = counts.read()
+    assert counted.allocations == {"device": 4 * 200 * 4}
+    assert not counted.errors
 
 
 def test_what_is_not_modelled_is_an_error(runtime):
