@@ -16,13 +16,20 @@ from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verify.diagnosis.arrays import ArrayDifference, FileArrays, compare_arrays
-from bnlstm_deploy.verify.diagnosis.hypotheses import EXPLAINED, PROMISING, Confirmed, Tester
+from bnlstm_deploy.verify.diagnosis.held import run_arrays
+from bnlstm_deploy.verify.diagnosis.mistakes import (
+    EXPLAINED,
+    PROMISING,
+    Confirmed,
+    confirmed_mistakes,
+)
 from bnlstm_deploy.verify.diagnosis.narrowing import Minimal, excess, narrow, time_of
 from bnlstm_deploy.verify.diagnosis.origin import Origin
-from bnlstm_deploy.verify.diagnosis.places import find_nodes
+from bnlstm_deploy.verify.diagnosis.places import find_nodes, places
 from bnlstm_deploy.verify.diagnosis.trace import trace
 from bnlstm_deploy.verify.lengths import find_lengths
 from bnlstm_deploy.verify.plain import to_plain
+from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.run import Run, TorchModel
 
 FEW_ELEMENTS = 4
@@ -49,7 +56,7 @@ class Diagnosis:
     arrays: tuple[ArrayDifference, ...]
     """Arrays of the file that are not those of the model's fold."""
     tested: int
-    """How many known mistakes were computed."""
+    """How many mistakes were computed."""
     stale: bool
     """Whether the file records the hash of another checkpoint."""
     fold_error: float
@@ -110,8 +117,8 @@ def diagnose(
 
     The inputs are narrowed to the smallest part that fails: one stream, the shortest sequence. On
     that a debug copy of the graph is run that shows its intermediates, and each is compared with
-    what float64 makes of the graph's *own* inputs to it. Then known mistakes are made one by one in
-    the float64 fold, and those that give what the graph gives are confirmed, on all inputs.
+    what float64 makes of the graph's *own* inputs to it. Then mistakes that people make are made in
+    the model, one by one, and those that give what the graph gives are confirmed, on all inputs.
 
     What is held in memory at a time is one intermediate of one layer, (T, 1, 4H), and the cells of
     all layers, for the one stream.
@@ -151,8 +158,14 @@ def diagnose(
         return Diagnosis(False, False, None, None, (), (), arrays, 0, stale, 0.0)
     whole = Minimal(feeds, truth.run(feeds), run(feeds), None, time_of(graph, feeds))
     reproduced, origins = trace(model, graph, proto, nodes, minimal, tolerance, providers)
-    tester = Tester(model, graph, minimal, whole, tolerance)
-    confirmed, tested = _hypotheses(tester, origins, (arrays, held), stale)
+    floats = {n: t for n, t in tolerance.items() if whole.expected[n].dtype.kind == "f"}
+    confirmed = _by_arrays(model, graph, whole, floats, (arrays, held), stale)
+    tested = int(bool(arrays))
+    if not (confirmed and _few(arrays)):
+        named = {(origin.module, origin.layer, origin.direction) for origin in origins}
+        suspects = [p for p in places(model) if (p.path, p.layer, p.direction) in named]
+        made, tried = confirmed_mistakes(model, graph, minimal, whole, floats, suspects)
+        confirmed, tested = made + confirmed, tested + tried
     exact_fold = fold_layers(model, torch.float64)
     folded = TorchModel(exact_fold, metadata.layers, graph, torch.float64).run(minimal.feeds)
     expected = trained.run(minimal.feeds)
@@ -171,34 +184,34 @@ def diagnose(
     )
 
 
-def _hypotheses(
-    tester: Tester,
-    origins: Sequence[Origin],
+def _by_arrays(
+    model: nn.Module,
+    graph: Graph,
+    whole: Minimal,
+    tolerance: Mapping[str, float],
     file: tuple[tuple[ArrayDifference, ...], FileArrays],
     stale: bool,
-) -> tuple[list[Confirmed], int]:
-    """Test known mistakes, and whether the file's arrays are what is wrong."""
-    arrays, held = file
-    named = {(origin.module, origin.layer, origin.direction) for origin in origins}
-    suspects = [p for p in tester.places if (p.path, p.layer, p.direction) in named]
-    by_file: list[Confirmed] = []
-    if arrays:
-        case = tester.whole
-        left = excess(case.actual, tester.exact.run_file(case.feeds, held), tester.tolerance)
-        error = excess(case.actual, case.expected, tester.tolerance)
-        if left <= EXPLAINED * error and left <= max(1.0, PROMISING * error):
-            names = ", ".join(difference.name for difference in arrays[:4])
-            more = f" and {len(arrays) - 4} more" * (len(arrays) > 4)
-            words = f"the file's arrays are not those of the model's fold: {names}{more}"
-            if sum(difference.elements for difference in arrays) <= FEW_ELEMENTS:
-                words = "a few elements differ: " + "; ".join(map(str, arrays))
-            elif stale:
-                words = f"stale export: the file is of another checkpoint ({names}{more} differ)"
-            by_file = [Confirmed(words, left, left / error)]
-    if by_file and sum(difference.elements for difference in arrays) <= FEW_ELEMENTS:
-        return by_file, 1
-    hypotheses = list(tester.hypotheses(suspects if origins else None))
-    return tester.test(hypotheses) + by_file, len(hypotheses) + bool(arrays)
+) -> list[Confirmed]:
+    """Test whether the file's arrays are what is wrong."""
+    differences, held = file
+    if not differences:
+        return []
+    left = excess(whole.actual, run_arrays(model, graph, whole.feeds, held), tolerance)
+    error = excess(whole.actual, whole.expected, tolerance)
+    if left > EXPLAINED * error or left > max(1.0, PROMISING * error):
+        return []
+    names = ", ".join(difference.name for difference in differences[:4])
+    more = f" and {len(differences) - 4} more" * (len(differences) > 4)
+    words = f"the file's arrays are not those of the model's fold: {names}{more}"
+    if _few(differences):
+        words = "a few elements differ: " + "; ".join(map(str, differences))
+    elif stale:
+        words = f"stale export: the file is of another checkpoint ({names}{more} differ)"
+    return [Confirmed(words, left, left / error)]
+
+
+def _few(differences: Sequence[ArrayDifference]) -> bool:
+    return sum(difference.elements for difference in differences) <= FEW_ELEMENTS
 
 
 def _described(part: Origin | Confirmed | ArrayDifference) -> dict[str, Any]:

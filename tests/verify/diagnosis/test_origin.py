@@ -11,11 +11,9 @@ from torch import nn
 
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.export import export
-from bnlstm_deploy.fold import fold
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.verify.diagnosis import diagnose
-from bnlstm_deploy.verify.diagnosis.parts import Parts
 from tests.models import randomize
 from tests.verify.diagnosis.faults import (
     D,
@@ -30,16 +28,6 @@ from tests.verify.diagnosis.faults import (
     run_diagnosis,
     with_array,
 )
-
-
-def test_the_parts_fold_like_the_model(deep):
-    for layer, directions in enumerate(fold(deep).layers):
-        for direction, reverse in zip(directions, ("", "_reverse"), strict=True):
-            parts = Parts.of(deep, f"_l{layer}{reverse}", T).fold()
-            for name in ("weight_ih", "hidden_scale", "bias", "cell_shift", "rows"):
-                ours, theirs = getattr(parts, name), getattr(direction, name)
-                np.testing.assert_allclose(ours, theirs, rtol=1e-14, atol=1e-15)
-
 
 # Correct graphs: whatever the form, nothing is wrong.
 
