@@ -4,7 +4,7 @@
 # make test-native-oldest  the native kernel on the oldest ONNX Runtime that is supported
 # make honest              the checker on 300 random models that are right, of which test takes 100
 # make test-cuda-stub      what the CUDA provider does with exported files, counted without a GPU
-# make launches            count it anew: tests/cuda_stub/launches.json, docs/gpu.md, placement/measured.json
+# make launches            count it anew: tests/cuda_stub/launches.json, docs/gpu.md, tools/placement/measured.json
 # make test-gpu            the CUDA provider's numbers, captured and not; needs a GPU
 # make test-triton         exported files on a real tritonserver
 # make clean               remove the environments and the demo's files

@@ -11,7 +11,7 @@ from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.version import __version__
 
 ROOMS = (
-    *("checkpoint", "nn", "fold", "export", "runtime", "verify", "placement"),
+    *("checkpoint", "nn", "fold", "export", "runtime", "verify"),
     *("serve", "client", "deploy", "cli"),
 )
 
@@ -45,7 +45,6 @@ MAY_IMPORT = {
     "export": {"nn", "fold", "checkpoint"},
     "runtime": set(),
     "verify": {"nn", "fold", "checkpoint", "export", "runtime", "client"},
-    "placement": set(),
     "serve": {"runtime"},
     "client": set(),
     "deploy": {"runtime", "serve"},

@@ -1,7 +1,6 @@
 """bnlstm-deploy inspect."""
 
 import json
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,17 +12,11 @@ from rich.table import Table
 
 from bnlstm_deploy.cli.load import Source, load
 from bnlstm_deploy.cli.options import BatchFirst, Config, Head, Layout, Prefix
-from bnlstm_deploy.errors import InputError, RuntimeSessionError
+from bnlstm_deploy.errors import RuntimeSessionError
 
 if TYPE_CHECKING:
     from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
-    from bnlstm_deploy.placement import Placement
     from bnlstm_deploy.runtime import Session
-
-PLACEMENTS = ("cuda",)
-"""Execution providers that there is a table of kernels of."""
-
-CHECK_FAILED = 1
 
 
 def inspect(
@@ -39,15 +32,6 @@ def inspect(
     head: Head = None,
     batch_first: BatchFirst = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    placement: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PROVIDER",
-            help="Say instead for which nodes of an .onnx file ONNX Runtime has kernels of an "
-            "execution provider, without running them: cuda. Exit status 1 if one has none.",
-            show_default=False,
-        ),
-    ] = None,
 ) -> None:
     """Show what a checkpoint or an exported file holds.
 
@@ -57,9 +41,6 @@ def inspect(
 
     Example: bnlstm-deploy inspect models/permuted-digits
     """
-    if placement is not None:
-        _inspect_placement(file, placement, as_json=as_json)
-        return
     if file.suffix == ".onnx":
         facts = _graph(file)
     else:
@@ -73,60 +54,6 @@ def inspect(
         console.print(_table(title, content))
     for warning in warnings:
         console.print(f"[yellow]warning: {warning}[/yellow]")
-
-
-def _inspect_placement(path: Path, provider: str, *, as_json: bool) -> None:
-    """Print where the nodes of a graph would run; any ONNX file will do.
-
-    Raises:
-        InputError: The provider is not known, or the file is not a graph.
-        Exit: A node has no kernel.
-    """
-    if provider not in PLACEMENTS:
-        known = ", ".join(PLACEMENTS)
-        raise InputError(f"--placement is {provider!r}; there is a table of kernels of: {known}")
-    if path.suffix != ".onnx":
-        raise InputError(f"--placement is for exported .onnx files; {path} is none")
-    from bnlstm_deploy.placement import Status, cuda_table, place
-
-    table = cuda_table()
-    nodes = place(path, table)
-    missing = sum(node.status is Status.MISSING for node in nodes)
-    if as_json:
-        facts = {
-            "provider": provider,
-            "onnxruntime": {"measured": table.measured, "documented": table.version},
-            "source": table.source,
-            "captures": all(node.captures for node in nodes),
-            "missing": missing,
-            "nodes": [asdict(node) | {"status": node.status.value} for node in nodes],
-        }
-        typer.echo(json.dumps({"placement": facts}, indent=2))
-    else:
-        groups = Counter(
-            (n.op, ", ".join(dict.fromkeys(n.dtypes.values())), n.status.value, n.reason)
-            for n in nodes
-        )
-        rows = [
-            {"op": op, "dtypes": dtypes, "nodes": count, "runs on": status, "why": reason}
-            for (op, dtypes, status, reason), count in sorted(groups.items())
-        ]
-        console = Console()
-        versions = f"{table.measured}, others of {table.version}"
-        console.print(_table(f"{provider}, by the kernels of ONNX Runtime {versions}", rows))
-        console.print(_verdict(nodes, missing), highlight=False, soft_wrap=True)
-    if missing:
-        raise typer.Exit(CHECK_FAILED)
-
-
-def _verdict(nodes: "tuple[Placement, ...]", missing: int) -> str:
-    if missing:
-        return f"{missing} of {len(nodes)} nodes {'has' if missing == 1 else 'have'} no CUDA kernel"
-    kernels = f"all {len(nodes)} nodes have CUDA kernels"
-    if all(node.captures for node in nodes):
-        return f"{kernels}; can be captured as a CUDA graph"
-    ops = ", ".join(sorted({node.op for node in nodes if not node.captures}))
-    return f"{kernels}; cannot be captured as a CUDA graph: {ops}"
 
 
 def _session(path: Path) -> "Session":

@@ -168,8 +168,7 @@ def check_placed(session: ort.InferenceSession) -> None:
         what = ", ".join(f"{count} {name}" for name, count in sorted(left.items()))
         raise RuntimeSessionError(
             f"{session.get_providers()[0]} does not take all nodes, and allow_partial=False "
-            f"refuses the CPU for: {what}. bnlstm-deploy inspect MODEL.onnx --placement cuda says "
-            "which and why; export with --target cuda, or pass allow_partial=True"
+            f"refuses the CPU for: {what}; export for the target cuda, or pass allow_partial=True"
         )
 
 

@@ -1,7 +1,7 @@
 """Which CUDA kernels there are, found with the real partitioner: one tiny model for each question.
 
 python -m tests.cuda_stub.kernels, started as in the Makefile, writes what was found to
-bnlstm_deploy/placement/measured.json.
+tools/placement/measured.json.
 """
 
 import json
@@ -15,7 +15,7 @@ from onnx import parser
 
 from tests.cuda_stub.measure import CUDA, open_session
 
-MEASURED = Path(__file__).parents[2] / "bnlstm_deploy" / "placement" / "measured.json"
+MEASURED = Path(__file__).parents[2] / "tools" / "placement" / "measured.json"
 OPSETS = range(18, 24)
 """Those that there are exported files of."""
 

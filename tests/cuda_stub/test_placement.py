@@ -9,14 +9,14 @@ from onnx import parser
 
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.placement import Status, cuda_table, place
-from bnlstm_deploy.placement.prepare import prepare
 from tests.cuda_stub import kernels
 from tests.cuda_stub.cases import DTYPES, KINDS, exists
 from tests.cuda_stub.environment import require_stubs
 from tests.cuda_stub.measure import CUDA, open_session
 from tests.export.nodes import all_nodes
 from tests.models import randomize
+from tools.placement import Status, cuda_table, place
+from tools.placement.prepare import prepare
 
 require_stubs()
 

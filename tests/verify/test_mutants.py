@@ -1,4 +1,4 @@
-"""Every fault whose effect exceeds the float32 noise is found; known mistakes are named."""
+"""Every fault whose effect exceeds the float32 noise is found; a few elements are named."""
 
 import numpy as np
 import onnx
@@ -94,6 +94,5 @@ def test_a_mutant_with_an_effect_is_caught(name, model, proto, tmp_path, monkeyp
     report = check(model, tmp_path / "m.onnx")
     assert not report.passed
     if name in NAMED:
-        best, *others = report.diagnosis["hypotheses"]
-        alike = [best, *(other for other in others if best["ambiguous"] and other["ambiguous"])]
-        assert any(found["name"].startswith(NAMED[name]) for found in alike), report.diagnosis
+        best = report.diagnosis["hypotheses"][0]
+        assert best["name"].startswith(NAMED[name]), report.diagnosis

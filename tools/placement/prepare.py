@@ -8,8 +8,8 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.placement.functions import expand
-from bnlstm_deploy.placement.table import Table
+from tools.placement.functions import expand
+from tools.placement.table import Table
 
 
 def prepare(model: ModelProto | Path, table: Table) -> ModelProto:

@@ -11,7 +11,7 @@ from collections import defaultdict
 
 from onnx import NodeProto
 
-from bnlstm_deploy.placement.scopes import REDUCED, Scope
+from tools.placement.scopes import REDUCED, Scope
 
 SMALL = 100
 """Elements of an initializer that may go to the CPU: kSmallInitializerThreshold."""

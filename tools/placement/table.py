@@ -1,8 +1,8 @@
 """The kernels of ONNX Runtime's CUDA provider, as its own documentation lists them, and as found.
 
-`cuda.json` is written by tools/cuda_kernels.py from ONNX Runtime's docs/OperatorKernels.md, which
-is generated from the registered kernels. `measured.json` is written by tests/cuda_stub/kernels.py,
-which asks a newer provider itself, of the operators that exported files have; it takes precedence.
+documented.py writes `cuda.json` from ONNX Runtime's docs/OperatorKernels.md, which is generated from
+the registered kernels. tests/cuda_stub/kernels.py writes `measured.json`: it asks a newer provider
+itself, of the operators that exported files have, which takes precedence.
 """
 
 import json
@@ -155,6 +155,6 @@ def _corrected(
 
 def _read(name: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(
-        (files("bnlstm_deploy.placement") / name).read_text(encoding="utf-8")
+        (files("tools.placement") / name).read_text(encoding="utf-8")
     )
     return content

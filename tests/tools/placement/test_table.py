@@ -2,8 +2,8 @@
 
 import pytest
 
-from bnlstm_deploy.placement import Kernel, cuda_table
-from bnlstm_deploy.placement.table import documented_table
+from tools.placement import Kernel, cuda_table
+from tools.placement.table import documented_table
 
 EVERYWHERE = [
     "Add",

@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, parser
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.placement import Status, place
-from bnlstm_deploy.placement.table import documented_table
 from tests.models import randomize
+from tools.placement import Status, place
+from tools.placement.table import documented_table
 
 FULL = ("input", "hidden", "cell")
 CONTROL_FLOW = {"Scan", "If", "Loop"}

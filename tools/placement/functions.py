@@ -6,10 +6,10 @@ import onnx
 import onnx.inliner
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, TypeProto
 
-from bnlstm_deploy.placement.scopes import Scope, onnx_name, scopes
-from bnlstm_deploy.placement.table import Table
+from tools.placement.scopes import Scope, onnx_name, scopes
+from tools.placement.table import Table
 
-DOMAIN = "bnlstm_deploy.placement"
+DOMAIN = "tools.placement"
 """Of the functions while they are put in; no model that comes out has it."""
 
 

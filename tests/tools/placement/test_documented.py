@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bnlstm_deploy.placement import cuda_table
-from tools.cuda_kernels import DESTINATION, read_table, to_json
+from tools.placement import cuda_table
+from tools.placement.documented import DESTINATION, read_table, to_json
 
 DOCUMENT = """\
 ## Execution Providers

@@ -1,6 +1,6 @@
-"""Write the table of CUDA kernels that bnlstm_deploy.placement reads.
+"""Write the table of CUDA kernels that tools.placement reads.
 
-python -m tools.cuda_kernels OperatorKernels.md --version 1.25.0 --revision 19c9efc4...
+python -m tools.placement.documented OperatorKernels.md --version 1.25.0 --revision 19c9efc4...
 
 ONNX Runtime generates docs/OperatorKernels.md from the kernels that its execution providers
 register. Of the CUDA provider's part this takes all operators of the domains ai.onnx and
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import onnx
 import typer
 
-DESTINATION = Path(__file__).parents[1] / "bnlstm_deploy" / "placement" / "cuda.json"
+DESTINATION = Path(__file__).with_name("cuda.json")
 SOURCE = "https://github.com/microsoft/onnxruntime/blob/{revision}/docs/OperatorKernels.md"
 HEADING = "## Operators implemented by {}ExecutionProvider"
 DOMAINS = {"ai.onnx": "", "com.microsoft": "com.microsoft"}

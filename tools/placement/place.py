@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto
 
-from bnlstm_deploy.placement import hosts
-from bnlstm_deploy.placement.prepare import prepare
-from bnlstm_deploy.placement.rules import refusal
-from bnlstm_deploy.placement.scopes import Scope, node_name, scopes
-from bnlstm_deploy.placement.table import Kernel, Parameters, Table, cuda_table
+from tools.placement import hosts
+from tools.placement.prepare import prepare
+from tools.placement.rules import refusal
+from tools.placement.scopes import Scope, node_name, scopes
+from tools.placement.table import Kernel, Parameters, Table, cuda_table
 
 CONTRIB_VERSION = 1
 """The version of all operators that the onnx package does not have."""
