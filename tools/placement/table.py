@@ -1,6 +1,6 @@
 """The kernels of ONNX Runtime's CUDA provider, as its own documentation lists them, and as found.
 
-documented.py writes `cuda.json` from ONNX Runtime's docs/OperatorKernels.md, which is generated from
+documented.py writes `cuda.json` from ONNX Runtime's docs/OperatorKernels.md, generated from
 the registered kernels. tests/cuda_stub/kernels.py writes `measured.json`: it asks a newer provider
 itself, of the operators that exported files have, which takes precedence.
 """
