@@ -25,6 +25,11 @@ CARRIED = {"initial_h": "h_n", "initial_c": "c_n", "start_step": "next_step"}
 """The graph inputs that take a state in, and the outputs that give it out for the next chunk."""
 
 
+def value_name(module: str, value: str) -> str:
+    """Return the graph's name for `initial_h`, `h_n`, `lengths`, ... of the BNLSTM at a path."""
+    return f"{module}.{value}" if module else value
+
+
 @dataclass(frozen=True)
 class RecurrentLayers:
     """One BNLSTM of an exported model, and the graph inputs and outputs that hold its state."""
@@ -47,7 +52,7 @@ class RecurrentLayers:
 
     def value_name(self, value: str) -> str:
         """Return the graph's name for `initial_h`, `h_n`, `lengths`, ... of these layers."""
-        return f"{self.name}.{value}" if self.name else value
+        return value_name(self.name, value)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from bnlstm_deploy.client.answers import Answer, check
 from bnlstm_deploy.client.retry import REPEATABLE, Failures, persist
 from bnlstm_deploy.client.sequence import Sequence as ServerSequence
 from bnlstm_deploy.client.sequence import Turn
-from bnlstm_deploy.client.signature import Array, Lengths, Signature, States
+from bnlstm_deploy.client.signature import read_signature, with_inputs
 from bnlstm_deploy.client.stream import Stream
 from bnlstm_deploy.client.transport import JSON_LENGTH, Transport
 from bnlstm_deploy.errors import InputError, ServingError
+from bnlstm_deploy.signature import Array, Lengths, Signature, States
 
 SESSION = "x-session-id"
 """The header by which a cluster sends all chunks of a sequence to the replica that holds it."""
@@ -92,7 +93,7 @@ class Client:
         Raises:
             ServingError: The server cannot be reached, or has no such model.
         """
-        return Signature.read(self.metadata)
+        return read_signature(self.metadata)
 
     def run(
         self, *inputs: Array, lengths: Lengths | None = None, state: States | None = None
@@ -115,8 +116,8 @@ class Client:
             DeadlineError: There was no answer within `timeout`.
             ServingError: The server cannot be reached, or cannot answer.
         """
-        signature = self.signature
-        results = self.infer(signature.feeds(inputs, state, lengths))
+        signature = with_inputs(self.signature, len(inputs))
+        results = self.infer(signature.feeds(*inputs, state=state, lengths=lengths))
         return signature.output(results), signature.state(results)
 
     def stream(self, state: States | None = None) -> Stream:
@@ -154,10 +155,11 @@ class Client:
             BnlstmError: As `run`.
         """
         signature = self.signature
-        names = (*signature.outputs, *signature.state_outputs) if outputs is None else outputs
+        if outputs is None:
+            outputs = [value.name for value in (*signature.outputs, *signature.state_outputs)]
         body, length = InferenceServerClient.generate_request_body(
             [_input(name, array) for name, array in feeds.items()],
-            outputs=[InferRequestedOutput(name, binary_data=True) for name in names],
+            outputs=[InferRequestedOutput(name, binary_data=True) for name in outputs],
             **({} if turn is None else turn._asdict()),
         )
         headers = {} if length is None else {JSON_LENGTH: str(length)}
@@ -165,7 +167,7 @@ class Client:
             headers[SESSION] = str(turn.sequence_id)
         path = f"{self._path}/infer"
         send = partial(self._transport.send, "POST", path, body=body, headers=headers)
-        return _results(self._persist(send, again), names)
+        return _results(self._persist(send, again), outputs)
 
     def get(self, path: str) -> Any:  # noqa: ANN401
         """Return the JSON at a path below the server's address.

@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bnlstm_deploy.client.retry import REFUSED
-from bnlstm_deploy.client.signature import Array, Lengths
+from bnlstm_deploy.client.signature import with_inputs
 from bnlstm_deploy.errors import BnlstmError, InputError, SequenceError, ServingError
+from bnlstm_deploy.signature import Array, Lengths
 
 if TYPE_CHECKING:
     from bnlstm_deploy.client.client import Client
@@ -73,9 +74,10 @@ class Sequence:
             OverloadedError: The server refused the chunk; the sequence is where it was before.
             ServingError: The server could not be reached; the sequence is where it was before.
         """
-        signature = self.client.signature
-        feeds = signature.feeds(inputs, None, lengths)
-        return signature.output(self.infer(feeds, outputs=signature.outputs, last=last))
+        signature = with_inputs(self.client.signature, len(inputs))
+        feeds = signature.feeds(*inputs, lengths=lengths)
+        names = [value.name for value in signature.outputs]
+        return signature.output(self.infer(feeds, outputs=names, last=last))
 
     def infer(
         self, feeds: Mapping[str, Array], *, outputs: Names[str] | None = None, last: bool = False
@@ -121,7 +123,8 @@ class Sequence:
         if self._over or self._last is None:
             return
         self._over = "it was closed"
-        outputs, turn = self.client.signature.outputs[:1], Turn(self.id, False, True)
+        outputs = [value.name for value in self.client.signature.outputs[:1]]
+        turn = Turn(self.id, False, True)
         with contextlib.suppress(BnlstmError):
             self.client.infer(self._last, outputs=outputs, turn=turn, again=())
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from bnlstm_deploy.client.signature import Array, Lengths, States
+from bnlstm_deploy.signature import Array, Lengths, States
 
 if TYPE_CHECKING:
     from bnlstm_deploy.client.client import Client

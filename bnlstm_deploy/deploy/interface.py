@@ -7,13 +7,10 @@ is (N, ...) to it, wherever the exported graph has the batch.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import CARRIED
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.axes import BATCH
-from bnlstm_deploy.runtime.inputs import Array, Value
+from bnlstm_deploy.signature import BATCH, Array, Value
 
 TYPES = {
     "float32": "TYPE_FP32",
@@ -75,15 +72,15 @@ def describe(session: Session, *, sequence: bool, lengths: bool) -> Interface:
     """
     metadata = session.metadata
     optional = {value.name: value for value in session.state_inputs}
-    inputs = [_tensor(value) for value in session.inputs]
-    outputs = [_tensor(value) for value in session.outputs]
+    inputs = [_tensor(session, value) for value in session.inputs]
+    outputs = [_tensor(session, value) for value in session.outputs]
     if lengths:
         names = [layers.value_name("lengths") for layers in metadata.layers]
-        inputs += [_tensor(_optional(optional, name)) for name in names]
+        inputs += [_tensor(session, _optional(optional, name)) for name in names]
     if sequence:
         return Interface(tuple(inputs), tuple(outputs), _carried(session, optional))
     finals = [
-        _tensor(value)
+        _tensor(session, value)
         for value in session.state_outputs
         if value.name.rpartition(".")[2] in ("h_n", "c_n")
     ]
@@ -94,21 +91,15 @@ def _carried(session: Session, optional: Mapping[str, Value]) -> tuple[Carried, 
     """Describe the states of streams, under names by which Triton pairs them."""
     results = {value.name: value for value in session.state_outputs}
     pairs = []
+    for why in session.signature.whole.values():
+        raise InputError(f"this is {why}. Serve whole sequences with --no-sequence")
     for layers in session.metadata.layers:
-        if not layers.streams:
-            why = (
-                "a model with two directions: its reverse direction starts at the end"
-                if layers.num_directions == 2
-                else "a graph with materialized weights, which belong to timesteps from step 0 on; "
-                "export with --folding factored"
-            )
-            raise InputError(
-                f"streams cannot be continued by {why}. Serve whole sequences with --no-sequence"
-            )
         for given, left in CARRIED.items():
             into = _optional(optional, layers.value_name(given))
-            pairs.append((_tensor(into), _tensor(results[layers.value_name(left)])))
-    initial = _initial(session, optional)
+            pairs.append(
+                (_tensor(session, into), _tensor(session, results[layers.value_name(left)]))
+            )
+    initial = session.signature.initial(session.run)
     width = len(str(len(pairs) - 1))
     return tuple(
         # Triton pairs the sorted inputs with the sorted outputs (its issue 8586), whatever its
@@ -116,29 +107,14 @@ def _carried(session: Session, optional: Mapping[str, Value]) -> tuple[Carried, 
         Carried(
             into._replace(name=f"state_{number:0{width}}_in"),
             left._replace(name=f"state_{number:0{width}}_out"),
-            initial[into.graph_name],
+            _of_one_stream(initial[into.graph_name]),
         )
         for number, (into, left) in enumerate(pairs)
     )
 
 
-def _initial(session: Session, optional: Mapping[str, Value]) -> dict[str, Array]:
-    """Return the states of a new stream, by the graph's name: what no timesteps leave behind."""
-    feeds = {}
-    for value in session.inputs:
-        # The one stream's timesteps are not looked at; only sizes that are fixed must be right.
-        shape = [axis if isinstance(axis, int) else 1 for axis in value.shape]
-        feeds[value.name] = np.zeros(shape, value.dtype)
-    for layers in session.metadata.layers:
-        name = _optional(optional, layers.value_name("lengths")).name
-        feeds[name] = np.zeros(1, np.int64)
-    results = session.run(feeds)
-    initial: dict[str, Array] = {}
-    for layers in session.metadata.layers:
-        for given, left in CARRIED.items():
-            state = results[layers.value_name(left)]
-            initial[layers.value_name(given)] = state if state.ndim == 1 else state[:, 0]
-    return initial
+def _of_one_stream(state: Array) -> Array:
+    return state if state.ndim == 1 else state[:, 0]
 
 
 def _optional(optional: Mapping[str, Value], name: str) -> Value:
@@ -150,10 +126,9 @@ def _optional(optional: Mapping[str, Value], name: str) -> Value:
     return optional[name]
 
 
-def _tensor(value: Value) -> Tensor:
-    names = (BATCH, f"{value.name}_{BATCH}")  # that of an optional input has a name of its own
-    batch = [i for i, axis in enumerate(value.shape) if axis in names]
-    if not batch:
+def _tensor(session: Session, value: Value) -> Tensor:
+    axis = session.signature.batch_axes.get(value.name)
+    if axis is None:
         raise InputError(
             f"{value.name!r} has the axes {value.shape} and none is called {BATCH!r}; Triton puts "
             "requests together along it, so every input and output needs one"
@@ -161,6 +136,6 @@ def _tensor(value: Value) -> Tensor:
     dtype = "" if value.dtype is None else value.dtype.name
     if dtype not in TYPES:
         raise InputError(f"{value.name!r} has a type that is not one of {', '.join(TYPES)}")
-    others = value.shape[: batch[0]] + value.shape[batch[0] + 1 :]
+    others = value.shape[:axis] + value.shape[axis + 1 :]
     dims = tuple(axis if isinstance(axis, int) else -1 for axis in others)
-    return Tensor(value.name, value.name, batch[0], TYPES[dtype], dims or (1,), flat=not dims)
+    return Tensor(value.name, value.name, axis, TYPES[dtype], dims or (1,), flat=not dims)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.errors import ExportError
-from bnlstm_deploy.export.values import BATCH
+from bnlstm_deploy.signature import BATCH
 
 
 class Port(NamedTuple):

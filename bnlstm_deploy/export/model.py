@@ -22,7 +22,6 @@ from bnlstm_deploy.export.graph import check_dynamic, finish
 from bnlstm_deploy.export.lifted import Lifted, recurrent_layers, recurrent_modules
 from bnlstm_deploy.export.padding import find_time_axes
 from bnlstm_deploy.export.values import (
-    TIME,
     DynamicShapes,
     GraphInput,
     example_inputs,
@@ -33,6 +32,7 @@ from bnlstm_deploy.export.values import (
 )
 from bnlstm_deploy.metadata import Metadata, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.signature import TIME
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 OPSETS = range(18, 24)

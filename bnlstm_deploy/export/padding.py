@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bnlstm_deploy.export.lifted import Lifted
-from bnlstm_deploy.export.values import TIME, GraphInput
+from bnlstm_deploy.export.values import GraphInput
+from bnlstm_deploy.signature import TIME
 
 CLOSE = 1e-2
 """Part of the largest output within which outputs are the same: far above the rounding of float16,

@@ -12,15 +12,10 @@ from torch import Tensor, nn
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.signature import BATCH, TIME
 
 NO_LENGTH = 2**63 - 1
 """What the graph's input `lengths` is when left out: every stream is as long as the input."""
-
-TIME = "time"
-"""The name of the time axis."""
-
-BATCH = "batch"
-"""The name of the axis of the streams."""
 
 DynamicShapes = Sequence[Mapping[int, str]]
 """For each input, the names of its dynamic axes."""

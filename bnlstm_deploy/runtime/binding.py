@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
-from bnlstm_deploy.metadata import CARRIED
 from bnlstm_deploy.runtime.device import Buffer, using
-from bnlstm_deploy.runtime.inputs import Array, Value, check_feeds
-from bnlstm_deploy.state import State
+from bnlstm_deploy.runtime.inputs import check_feeds
+from bnlstm_deploy.signature import Array, Lengths, States, Value
 
 if TYPE_CHECKING:
     from bnlstm_deploy.runtime.session import Session
@@ -71,20 +69,9 @@ class Binding:
         self._runs: dict[tuple[int | None, int], tuple[Any, Any]] = {}
         self._captured: set[tuple[int | None, int]] = set()
         self._current: int | None = INITIAL
-        taken = {value.name for value in session.state_inputs}
-        self.carried = {
-            entry.value_name(into): entry.value_name(out)
-            for entry in session.metadata.layers
-            for into, out in CARRIED.items()
-        }
-        self.streams = all(entry.streams for entry in session.metadata.layers) and (
-            self.carried.keys() <= taken
-        )
-        self.lengths = [
-            name
-            for entry in session.metadata.layers
-            if (name := entry.value_name("lengths")) in taken
-        ]
+        signature = session.signature
+        self.carried, self.streams = signature.carried, signature.streams
+        self.lengths = signature.lengths
         with using(session.device):
             self._inputs = {value.name: self._buffer(value) for value in session.inputs}
             for name in self.lengths:
@@ -98,7 +85,7 @@ class Binding:
     def __call__(
         self,
         *inputs: Array,
-        lengths: NDArray[np.int64] | Mapping[str, NDArray[np.int64]] | None = None,
+        lengths: Lengths | None = None,
     ) -> Array | tuple[Array, ...]:
         """Run the model over the next T timesteps of the N streams.
 
@@ -116,23 +103,28 @@ class Binding:
             RuntimeSessionError: ONNX Runtime fails on the graph.
         """
         session = self._session
-        feeds = session.feeds(*inputs, lengths=lengths)
-        check_feeds(feeds, session.inputs, session.state_inputs, session.metadata)
+        feeds = session.signature.feeds(*inputs, lengths=lengths)
+        check_feeds(feeds, session.signature)
         for name, array in feeds.items():
             if array.shape != self._inputs[name].shape:
                 raise InputError(
                     f"{name!r} has shape {array.shape}, this binding is for "
                     f"{self._inputs[name].shape}; bind the session with other sizes for it"
                 )
-        return session.output(self.run(feeds))
+        output: Array | tuple[Array, ...] = session.signature.output(self.run(feeds))
+        return output
 
     @property
-    def state(self) -> State | dict[str, State] | None:
+    def state(self) -> Any:  # noqa: ANN401
         """A copy of the state after the inputs so far, as a Session returns it; None at first."""
         with self.lock:
-            return None if self._current is INITIAL else self._session.state(self.read_state())
+            return (
+                None
+                if self._current is INITIAL
+                else self._session.signature.state(self.read_state())
+            )
 
-    def set_state(self, state: State | Mapping[str, State]) -> None:
+    def set_state(self, state: States) -> None:
         """Continue other streams from here on.
 
         Args:
@@ -142,7 +134,7 @@ class Binding:
         Raises:
             InputError: It does not fit, or the graph cannot continue streams.
         """
-        feeds = self._session.state_feeds(state)
+        feeds = self._session.signature.state_feeds(state)
         absent = self.carried.keys() - feeds.keys()
         if absent or not self.streams:
             raise InputError(
@@ -249,5 +241,4 @@ class Binding:
                 f"{value.name!r} has shape {value.shape}; a binding needs sizes that are fixed, "
                 "'batch' or 'time', and numbers. Call the session itself"
             )
-        shape = tuple(a if isinstance(a, int) else self._sizes[str(a)] for a in value.shape)
-        return Buffer(shape, value.dtype, self._session.device, staged=staged)
+        return Buffer(value.sized(self._sizes), value.dtype, self._session.device, staged=staged)

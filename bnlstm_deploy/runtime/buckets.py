@@ -5,21 +5,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
-from bnlstm_deploy.runtime.axes import BATCH, TIME, find_axes, sized
 from bnlstm_deploy.runtime.binding import Binding
-from bnlstm_deploy.runtime.files import by_length, check_one_model, obstacle, open_files
-from bnlstm_deploy.runtime.inputs import Array, check_feeds
+from bnlstm_deploy.runtime.files import by_length, check_one_model, open_files
+from bnlstm_deploy.runtime.inputs import check_feeds
 from bnlstm_deploy.runtime.providers import Provider
-from bnlstm_deploy.state import State
+from bnlstm_deploy.signature import BATCH, TIME, Array, Lengths, States, common
 
 T = TypeVar("T")
 
@@ -97,8 +94,9 @@ class Buckets:
                 f"{len(self.sizes)} buckets, each a captured graph with memory of its own; "
                 f"max_buckets is {max_buckets}. Pass fewer, or a larger max_buckets"
             )
-        self._axes = find_axes(sessions)
-        self._obstacle = obstacle(sessions[0])
+        self._signature = common([session.signature for session in sessions])
+        pads = sessions[0].signature.pads
+        self._obstacle = "" if pads else "the model's outputs are others if time is padded"
         self._max_buckets = max_buckets
         self._bindings: OrderedDict[Bucket, Binding] = OrderedDict()
         self._lock = threading.Lock()
@@ -110,8 +108,8 @@ class Buckets:
     def __call__(
         self,
         *inputs: Array,
-        state: State | Mapping[str, State] | None = None,
-        lengths: NDArray[np.int64] | Mapping[str, NDArray[np.int64]] | None = None,
+        state: States | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[Any, Any]:
         """Run the model over N whole sequences.
 
@@ -128,17 +126,15 @@ class Buckets:
             InputError: The inputs do not fit the graph or any bucket.
             RuntimeSessionError: ONNX Runtime fails on the graph.
         """
-        session = next(iter(self._sessions.values()))
-        feeds = session.feeds(*inputs, state=state, lengths=lengths)
-        if self._axes.certain:
-            metadata = replace(session.metadata, length=None)
-            check_feeds(feeds, self._axes.inputs, session.state_inputs, metadata)
-        else:
-            try:
-                check_feeds(feeds, session.inputs, session.state_inputs, session.metadata)
-            except InputError as error:
-                raise InputError(f"{error} (nothing is padded here: {self._obstacle})") from error
-        sizes = {TIME: self.sizes[0].time, **self._axes.sizes(feeds)}
+        own = next(iter(self._sessions.values())).signature
+        feeds = own.feeds(*inputs, state=state, lengths=lengths)
+        try:
+            check_feeds(feeds, own if self._signature is None else self._signature)
+        except InputError as error:
+            if self._signature is not None:
+                raise
+            raise InputError(f"{error} (nothing is padded here: {self._obstacle})") from error
+        sizes = {TIME: self.sizes[0].time, **(self._signature or own).sizes(feeds)}
         bucket = self._choose(sizes[TIME], sizes[BATCH])
         return self._on_thread(partial(self._run, bucket, feeds, sizes))
 
@@ -179,15 +175,15 @@ class Buckets:
                 f"a state is given as {sorted(state)}; pass that of all BNLSTM, to a graph that "
                 "can continue the streams of all"
             )
-        outputs = {v.name: sized(v, sizes) for v in self._axes.outputs}
-        states = {v.name: sized(v, sizes) for v in session.state_outputs}
+        outputs = {v.name: v.sized(sizes) for v in (self._signature or session.signature).outputs}
+        states = {v.name: v.sized(sizes) for v in session.state_outputs}
         with binding.lock:
             if state:
                 binding.start(state)
             else:
                 binding.reset()
             results = binding.run(given, outputs) | binding.read_state(states)
-        return session.output(results), session.state(results)
+        return session.signature.output(results), session.signature.state(results)
 
     def _binding(self, bucket: Bucket) -> Binding:
         """Return the bucket's binding, and drop the one used least recently for a new one."""

@@ -119,12 +119,3 @@ def by_length(
             f"lengths is {lengths}, and the files fix their own: {fixed}; leave it out"
         )
     return {s.metadata.length: s for s in sessions if s.metadata.length is not None}
-
-
-def obstacle(session: Session) -> str:
-    """Return why time cannot be padded; nothing if it can."""
-    metadata = session.metadata
-    taken = {value.name for value in session.state_inputs}
-    if not metadata.pads or not all(e.value_name("lengths") in taken for e in metadata.layers):
-        return "the model's outputs are others if time is padded"
-    return ""

@@ -1,15 +1,12 @@
 """Checks of what a graph is fed, so that a mistake is a clear error and never a wrong number."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.metadata import Metadata
-
-Array = NDArray[np.generic]
+from bnlstm_deploy.metadata import value_name
+from bnlstm_deploy.signature import Array, Signature, Value
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -20,34 +17,21 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
 }
 """ONNX Runtime's type names of the inputs that this package exports."""
 
-
-class Value(NamedTuple):
-    """An input or output of a graph."""
-
-    name: str
-    dtype: np.dtype[np.generic] | None
-    """None for a type that is not checked here."""
-    shape: tuple[int | str | None, ...]
-    """A fixed size, or the name of a dynamic axis."""
+COUNTS = ("lengths", "start_step")
+"""The optional inputs that count timesteps."""
 
 
-def check_feeds(
-    feeds: Mapping[str, Array],
-    required: Sequence[Value],
-    optional: Sequence[Value],
-    metadata: Metadata,
-) -> None:
+def check_feeds(feeds: Mapping[str, Array], signature: Signature) -> None:
     """Check names, ranks, dtypes, sizes and ranges of the arrays fed to a graph.
 
     Args:
         feeds: The arrays by input name.
-        required: Inputs that must be there.
-        optional: Inputs that may be left out: states, lengths, start steps.
-        metadata: The file's metadata.
+        signature: The graph's.
 
     Raises:
         InputError: Anything is wrong; the message names the input.
     """
+    required, optional = signature.inputs, signature.state_inputs
     values = {value.name: value for value in (*required, *optional)}
     missing = [value.name for value in required if value.name not in feeds]
     unknown = [name for name in feeds if name not in values]
@@ -58,23 +42,24 @@ def check_feeds(
         )
     sizes: dict[str, tuple[int, str]] = {}
     for name, array in feeds.items():
-        _check_array(array, values[name], sizes, metadata.length)
+        _check_array(array, values[name], sizes, signature.length)
     time = sizes.get("time")
-    if metadata.length is not None:
-        time = (metadata.length, required[0].name)
+    if signature.length is not None:
+        time = (signature.length, required[0].name)
     batch = sizes.get("batch")
-    for entry in metadata.layers:
-        for kind in ("initial_h", "initial_c", "lengths", "start_step"):
-            name = entry.value_name(kind)
+    for module in signature.modules:
+        names = [value_name(module, kind) for kind in ("initial_h", "initial_c", *COUNTS)]
+        for name in names:
             given = sizes.get(f"{name}_batch")
             if given and batch and given[0] != batch[0]:
                 raise InputError(
                     f"{name!r} is for {given[0]} streams, {batch[1]!r} for {batch[0]}; the batch "
                     "sizes must agree"
                 )
-        _check_state(feeds, entry.value_name("initial_h"), entry.value_name("initial_c"))
-        _check_range(feeds, entry.value_name("lengths"), time)
-        _check_range(feeds, entry.value_name("start_step"), None)
+        h, c, lengths, steps = names
+        _check_state(feeds, h, c)
+        _check_range(feeds, lengths, time)
+        _check_range(feeds, steps, None)
 
 
 def _check_array(

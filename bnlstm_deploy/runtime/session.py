@@ -4,14 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bnlstm_deploy.errors import InputError, RuntimeSessionError
-from bnlstm_deploy.metadata import CARRIED, Metadata, RecurrentLayers
+from bnlstm_deploy.errors import RuntimeSessionError
+from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.runtime.binding import Binding
 from bnlstm_deploy.runtime.device import Device, using
-from bnlstm_deploy.runtime.inputs import DTYPES, Array, Value, check_feeds
+from bnlstm_deploy.runtime.inputs import DTYPES, check_feeds
 from bnlstm_deploy.runtime.opening import Opening
 from bnlstm_deploy.runtime.options import CPU
 from bnlstm_deploy.runtime.providers import (
@@ -20,7 +17,7 @@ from bnlstm_deploy.runtime.providers import (
     check_placed,
     resolve,
 )
-from bnlstm_deploy.state import State
+from bnlstm_deploy.signature import Array, Lengths, Signature, States, Value
 
 
 class Session:
@@ -49,6 +46,7 @@ class Session:
 
     Attributes:
         metadata: What the file says of itself.
+        signature: Its inputs and outputs, and how a call becomes arrays by name.
         inputs: The model's own inputs, in order.
         state_inputs: The optional inputs: initial states, lengths, start steps.
         outputs: The model's own outputs, in order.
@@ -94,21 +92,21 @@ class Session:
         if not allow_partial and requested[0][0] != CPU:
             check_placed(self.raw)
         self.metadata = Metadata.from_properties(self.raw.get_modelmeta().custom_metadata_map)
-        self.inputs = _values(self.raw.get_inputs())
-        self.state_inputs = _values(self.raw.get_overridable_initializers())
-        state_names = {
-            entry.value_name(kind) for entry in self.metadata.layers for kind in CARRIED.values()
-        }
-        outputs = _values(self.raw.get_outputs())
-        self.outputs = tuple(value for value in outputs if value.name not in state_names)
-        self.state_outputs = tuple(value for value in outputs if value.name in state_names)
+        self.signature = Signature.of(
+            _values(self.raw.get_inputs()),
+            _values(self.raw.get_overridable_initializers()),
+            _values(self.raw.get_outputs()),
+            self.metadata,
+        )
+        self.inputs, self.state_inputs = self.signature.inputs, self.signature.state_inputs
+        self.outputs, self.state_outputs = self.signature.outputs, self.signature.state_outputs
         self.providers: tuple[str, ...] = tuple(self.raw.get_providers())
 
     def __call__(
         self,
         *inputs: Array,
-        state: State | Mapping[str, State] | None = None,
-        lengths: NDArray[np.int64] | Mapping[str, NDArray[np.int64]] | None = None,
+        state: States | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[Any, Any]:
         """Run the model over N streams.
 
@@ -127,55 +125,8 @@ class Session:
             InputError: An input, the state or the lengths do not fit the graph, or a graph that
                 cannot continue streams is asked to.
         """
-        results = self.run(self.feeds(*inputs, state=state, lengths=lengths))
-        return self.output(results), self.state(results)
-
-    def feeds(
-        self,
-        *inputs: Array,
-        state: State | Mapping[str, State] | None = None,
-        lengths: NDArray[np.int64] | Mapping[str, NDArray[np.int64]] | None = None,
-    ) -> dict[str, Array]:
-        """Return the arguments of a call as arrays by input name.
-
-        Raises:
-            InputError: Their number is wrong, or a graph that cannot continue streams is asked to.
-        """
-        if len(inputs) != len(self.inputs):
-            raise InputError(
-                f"{len(inputs)} inputs given; this model takes {[v.name for v in self.inputs]}"
-            )
-        feeds = {value.name: array for value, array in zip(self.inputs, inputs, strict=True)}
-        feeds |= self.state_feeds(state)
-        layers = {entry.name: entry for entry in self.metadata.layers}
-        for name, valid in _by_module(lengths, layers, "lengths").items():
-            feeds[layers[name].value_name("lengths")] = valid
-        return feeds
-
-    def state_feeds(self, state: State | Mapping[str, State] | None) -> dict[str, Array]:
-        """Return a state as arrays by input name; nothing for None.
-
-        Raises:
-            InputError: It is of other modules, or given to a graph that cannot continue streams.
-        """
-        layers = {entry.name: entry for entry in self.metadata.layers}
-        feeds: dict[str, Array] = {}
-        for name, given in _by_module(state, layers, "state").items():
-            feeds |= self._state_feeds(layers[name], given)
-        return feeds
-
-    def output(self, results: Mapping[str, Array]) -> Array | tuple[Array, ...]:
-        """Return the model's own output, an array or a tuple, out of arrays by output name."""
-        output = tuple(results[value.name] for value in self.outputs)
-        return output[0] if len(output) == 1 else output
-
-    def state(self, results: Mapping[str, Any]) -> State | dict[str, State]:
-        """Return the State, or that of each BNLSTM by module path, out of arrays by output name."""
-        states = {}
-        for entry in self.metadata.layers:
-            h, c = results[entry.value_name("h_n")], results[entry.value_name("c_n")]
-            states[entry.name] = State(h, c, results.get(entry.value_name("next_step")))
-        return states.get("", states)
+        results = self.run(self.signature.feeds(*inputs, state=state, lengths=lengths))
+        return self.signature.output(results), self.signature.state(results)
 
     def bind(self, batch: int, time: int) -> Binding:
         """Return this session with fixed sizes, and with states that stay on the device.
@@ -197,7 +148,7 @@ class Session:
             InputError: The arrays do not fit the graph.
             RuntimeSessionError: ONNX Runtime fails on the graph.
         """
-        check_feeds(feeds, self.inputs, self.state_inputs, self.metadata)
+        check_feeds(feeds, self.signature)
         return self.run_unchecked(feeds)
 
     def run_unchecked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -213,53 +164,6 @@ class Session:
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise RuntimeSessionError(f"ONNX Runtime failed: {str(error).strip()}") from error
         return dict(zip(names, arrays, strict=True))
-
-    def _state_feeds(self, layers: RecurrentLayers, state: State) -> dict[str, Array]:
-        if not isinstance(state, State):
-            raise InputError(
-                f"the state is a {type(state).__name__}; pass the State that the call before "
-                "returned, or State(h, c, step): h and c alone do not say which statistics are next"
-            )
-        if state.step is None or not layers.streams:
-            why = (
-                "a model with two directions, which cannot continue a stream: its reverse "
-                "direction starts at the end"
-                if layers.num_directions == 2
-                else "a graph with materialized weights, which cannot continue a stream: they "
-                "belong to timesteps from step 0 on. To stream, export with folding='factored'"
-            )
-            raise InputError(
-                f"a state is given to {why}. Pass whole sequences; an initial state goes in with "
-                "run({..., 'initial_h': h, 'initial_c': c})"
-            )
-        feeds: dict[str, Array] = {
-            layers.value_name("initial_h"): state.h,
-            layers.value_name("initial_c"): state.c,
-            layers.value_name("start_step"): state.step,
-        }
-        absent = feeds.keys() - {value.name for value in self.state_inputs}
-        if absent:
-            raise InputError(
-                f"the graph has no input {sorted(absent)[0]!r}: the exported model passes that to "
-                "its BNLSTM itself"
-            )
-        return feeds
-
-
-def _by_module(
-    given: object, layers: Mapping[str, RecurrentLayers], what: str
-) -> Mapping[str, Any]:
-    """Return states or lengths by module path; a model with one BNLSTM has the path ""."""
-    if given is None:
-        return {}
-    by_module = given if isinstance(given, Mapping) else {"": given}
-    unknown = by_module.keys() - layers.keys()
-    if unknown:
-        raise InputError(
-            f"{what} is given for {sorted(unknown)}; the model's BNLSTM are {sorted(layers)}, pass "
-            f"a dict with {what} for each"
-        )
-    return by_module
 
 
 def _values(arguments: Sequence[Any]) -> tuple[Value, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.runtime.session import Session
 
-FACTS = ("metadata", "inputs", "state_inputs", "outputs", "state_outputs", "native")
+FACTS = ("metadata", "signature", "native")
 
 
 def main() -> None:

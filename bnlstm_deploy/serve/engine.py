@@ -13,13 +13,13 @@ import numpy as np
 
 from bnlstm_deploy.errors import BnlstmError, InputError
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.inputs import Array, Value
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.serve.batcher import Batcher, Request
 from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.serve.merge import Merger, Size
 from bnlstm_deploy.serve.sequences import Sequences, Turn
 from bnlstm_deploy.serve.stats import RECENT, Durations, Execution, Stats
+from bnlstm_deploy.signature import Array, Value
 
 DATATYPES = {
     "float32": "FP32",

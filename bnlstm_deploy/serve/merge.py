@@ -10,11 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnlstm_deploy.metadata import CARRIED
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.inputs import Array, Value, check_feeds
-
-BATCH, TIME = "batch", "time"
+from bnlstm_deploy.runtime.inputs import check_feeds
+from bnlstm_deploy.signature import Array
 
 
 class Size(NamedTuple):
@@ -38,24 +36,12 @@ class Merger:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        metadata = session.metadata
-        self._optional = {value.name: value for value in session.state_inputs}
-        values = (*session.inputs, *session.state_inputs)
-        results = (*session.outputs, *session.state_outputs)
-        self._batch_axes = {value.name: _axis(value, BATCH) for value in (*values, *results)}
-        self._time_axes = {
-            value.name: axis
-            for value in (*session.inputs, *session.outputs)
-            if (axis := _time_axis(value, metadata.time_axes)) is not None
-        }
-        self._lengths = [
-            name
-            for entry in metadata.layers
-            if (name := entry.value_name("lengths")) in self._optional
-        ]
-        self._pads = metadata.pads and len(self._lengths) == len(metadata.layers)
-        self.merges = all(self._batch_axes[value.name] is not None for value in (*values, *results))
-        self._defaults = self._find_defaults() if self.merges else {}
+        signature = session.signature
+        self._batch_axes, self._time_axes = signature.batch_axes, signature.time_axes
+        self._lengths, self._pads = signature.lengths, signature.pads
+        own = (*session.inputs, *session.outputs)
+        self.merges = all(value.name in self._batch_axes for value in own)
+        self._defaults = signature.initial(session.run) if self.merges else {}
 
     def check(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Return the arrays of a request as the graph takes them: unrolled graphs get padding.
@@ -74,7 +60,7 @@ class Merger:
                     checked.setdefault(name, np.full(streams, time))
                 for name in own:
                     checked[name] = self._padded(name, feeds[name], length)
-        check_feeds(checked, session.inputs, session.state_inputs, session.metadata)
+        check_feeds(checked, session.signature)
         return checked
 
     def size(self, feeds: Mapping[str, Array]) -> Size:
@@ -82,7 +68,7 @@ class Merger:
         streams, time = 1, 0
         for value in self.session.inputs:
             shape = np.shape(feeds[value.name])
-            batch, axis = self._batch_axes[value.name], self._time_axes.get(value.name)
+            batch, axis = self._batch_axes.get(value.name), self._time_axes.get(value.name)
             if batch is not None and batch < len(shape):
                 streams = shape[batch]
             if axis is not None and axis < len(shape):
@@ -101,7 +87,7 @@ class Merger:
             size
             for value in self.session.inputs
             for axis, size in enumerate(feeds[value.name].shape)
-            if axis not in (self._batch_axes[value.name], self._time_axes.get(value.name))
+            if axis not in (self._batch_axes.get(value.name), self._time_axes.get(value.name))
         ]
         return (rounded, *rest)
 
@@ -134,7 +120,7 @@ class Merger:
         parts: list[dict[str, Array]] = [{} for _ in sizes]
         for name, array in results.items():
             index: list[slice] = [slice(None)] * array.ndim
-            batch, time = self._batch_axes[name], self._time_axes.get(name)
+            batch, time = self._batch_axes.get(name), self._time_axes.get(name)
             for part, size, end in zip(parts, sizes, ends, strict=True):
                 if batch is not None:
                     index[batch] = slice(end - size.streams, end)
@@ -162,44 +148,3 @@ class Merger:
         padded = np.zeros(shape, array.dtype)
         padded[tuple(slice(size) for size in array.shape)] = array
         return padded
-
-    def _find_defaults(self) -> dict[str, Array]:
-        """Return the optional inputs that stand for those left out, of one stream.
-
-        Initial states may have been trained: with lengths of 0 they are the final states.
-        """
-        defaults: dict[str, Array] = {
-            name: np.zeros(1, np.int64) for name in self._optional if name.endswith("start_step")
-        }
-        if not self._lengths:
-            return defaults
-        length = self.session.metadata.length or 1
-        feeds: dict[str, Array] = {
-            value.name: np.zeros(self._one(value, length), value.dtype)
-            for value in self.session.inputs
-        }
-        feeds |= {name: np.zeros(1, np.int64) for name in self._lengths}
-        results = self.session.run(feeds)
-        for entry in self.session.metadata.layers:
-            for kind, out in CARRIED.items():
-                name = entry.value_name(kind)
-                if kind != "start_step" and name in self._optional:
-                    defaults[name] = results[entry.value_name(out)]
-        return defaults
-
-    def _one(self, value: Value, length: int) -> tuple[int, ...]:
-        shape = [axis if isinstance(axis, int) else 1 for axis in value.shape]
-        if value.name in self._time_axes:
-            shape[self._time_axes[value.name]] = length
-        return tuple(shape)
-
-
-def _axis(value: Value, name: str) -> int | None:
-    """Return which axis has a name; those of optional inputs have names of their own."""
-    names = (name, f"{value.name}_{name}")
-    return next((i for i, axis in enumerate(value.shape) if axis in names), None)
-
-
-def _time_axis(value: Value, time_axes: Mapping[str, int]) -> int | None:
-    axis = _axis(value, TIME)
-    return time_axes.get(value.name) if axis is None else axis

@@ -10,9 +10,9 @@ import numpy as np
 from kserve import InferOutput, InferRequest, InferResponse
 from kserve.utils.numpy_codec import from_np_dtype
 
-from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.serve.engine import Engine, Tensor
 from bnlstm_deploy.serve.tensors import read_outputs, read_tensors, read_turn
+from bnlstm_deploy.signature import Array
 
 
 class Model(kserve.Model):  # type: ignore[misc]  # kserve has no types

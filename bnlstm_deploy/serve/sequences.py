@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from bnlstm_deploy.errors import InputError, OverloadedError, SequenceError
 from bnlstm_deploy.metadata import CARRIED, Metadata
-from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.serve.limits import Limits
+from bnlstm_deploy.signature import Array
 
 
 class Turn(NamedTuple):

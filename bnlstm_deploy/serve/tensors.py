@@ -15,9 +15,9 @@ from kserve import InferInput, InferRequest
 from kserve.protocol.infer_type import to_http_parameters
 
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.serve.engine import Tensor
 from bnlstm_deploy.serve.sequences import Turn
+from bnlstm_deploy.signature import Array
 
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     "FP32": np.dtype("<f4"),

@@ -8,7 +8,7 @@ import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.cases import Case, Lengths
 from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.structure import Finding

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnlstm_deploy.errors import VerificationError
-from bnlstm_deploy.export.values import BATCH, TIME
 from bnlstm_deploy.metadata import RecurrentLayers
+from bnlstm_deploy.signature import BATCH, TIME
 from bnlstm_deploy.verify.process import Graph
 
 BATCHES = (1, 7)

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.export.model import fold_layers
-from bnlstm_deploy.export.values import TIME
-from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.signature import TIME, Array
 from bnlstm_deploy.verify.backend import Backend
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.metrics import Comparison, Curve, Runs, Stage, compare, curve, distance
@@ -50,6 +50,30 @@ class Suspect:
     """Error of each output above which a part of the trial fails, too."""
     rank: tuple[float, ...]
     """The smaller, the clearer the failure, or the more it says."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the training model and its fold give on a trial, by output name."""
+
+    expected: Mapping[str, Array]
+    """The training model in float64."""
+    rounded: Mapping[str, Array]
+    """The training model in the graph's precision."""
+    folded: Mapping[str, Array]
+    """The fold in the graph's precision."""
+    moved_by: Mapping[str, NDArray[np.float64]]
+    """How far inexact activation functions move the training model."""
+    target: Mapping[str, Array]
+    """What the graph ought to give: `expected`, or what the fold with merged rows gives."""
+    merged: bool
+    """Whether it is that."""
+    luck: Mapping[str, float]
+    """The largest own errors on inputs that are off by an ULP."""
+
+    def others(self, value: str) -> tuple[Array, NDArray[np.float64], Array]:
+        """Return what is compared beside the truth."""
+        return self.rounded[value], self.moved_by[value], self.folded[value]
 
 
 class Checker:
@@ -96,6 +120,7 @@ class Checker:
         self.merge_error = 0.0
         self.misdeclared: dict[str, str] = {}
         self.suspects: dict[Backend, Suspect] = {}
+        self._last: tuple[Trial, int, Reference] | None = None
 
     def measure(
         self,
@@ -125,22 +150,15 @@ class Checker:
             What each graph gave, by backend.
         """
         case, name = trial.case, label or str(trial.case)
-        expected = trial.run(self.truth.run)
-        rounded = trial.run(self._run_own)
-        folded = trial.run(self.folded_32.run)
-        moved_by = sensitivity(self.truth.run, trial, expected, self.seed)
-        target = expected
-        if self.target is not self.truth:
-            target = trial.run(self.target.run)
-            moved = [distance(target[value], expected[value]) for value in expected]
+        known = self._reference(trial, jitters)
+        if known.merged:
+            moved = [distance(known.target[v], truth) for v, truth in known.expected.items()]
             self.merge_error = max(self.merge_error, *moved)
-        luck = self._jittered(trial, jitters)
         facts: dict[str, Any] = {"inputs": inputs}
-        if stage == "precision" and not case.chunks:
+        if stage == "precision" and not case.chunks and run_with is None:
             exact = trial.run(self.folded.run)
-            for value, truth in expected.items():
-                others = (rounded[value], moved_by[value], folded[value])
-                runs = Runs(exact[value], *others, truth, truth)
+            for value, truth in known.expected.items():
+                runs = Runs(exact[value], *known.others(value), truth, truth)
                 self.comparisons.append(compare("algebra", name, case.time, value, runs, **facts))
         actuals: dict[Backend, dict[str, Array]] = {}
         for backend in list(self.graphs):
@@ -150,14 +168,13 @@ class Checker:
             actuals[backend] = actual
             tolerance: dict[str, float] = {}
             worst = 0.0
-            for value, truth in expected.items():
-                others = (rounded[value], moved_by[value], folded[value])
-                arrays = (actual[value], *others, truth, target[value])
+            for value, truth in known.expected.items():
+                arrays = (actual[value], *known.others(value), truth, known.target[value])
                 if select is not None:
                     arrays = tuple(select(value, array) for array in arrays)  # type: ignore[assignment]
                 runs = Runs(*arrays)
                 found = compare(stage, name, case.time, value, runs, **backend._asdict(), **facts)
-                found = replace(found, own_error=max(found.own_error, luck.get(value, 0.0)))
+                found = replace(found, own_error=max(found.own_error, known.luck.get(value, 0.0)))
                 self.comparisons.append(found)
                 tolerance[value] = SUSPICIOUS * (found.noise + FLOAT32_EPS * found.magnitude)
                 worst = max(
@@ -168,6 +185,26 @@ class Checker:
             if run_with is None and select is None and not case.chunks:
                 self._suspect(backend, trial, tolerance, worst)
         return actuals
+
+    def _reference(self, trial: Trial, jitters: int) -> "Reference":
+        """Return what the training model and its fold give; of one trial it is kept."""
+        if self._last is None or self._last[:2] != (trial, jitters):
+            self._last = (trial, jitters, self.make_reference(trial, jitters))
+        return self._last[2]
+
+    def make_reference(self, trial: Trial, jitters: int) -> "Reference":
+        """Run the training model and its fold on a trial."""
+        expected = trial.run(self.truth.run)
+        merged = self.target is not self.truth
+        return Reference(
+            expected=expected,
+            rounded=trial.run(self._run_own),
+            folded=trial.run(self.folded_32.run),
+            moved_by=sensitivity(self.truth.run, trial, expected, self.seed),
+            target=trial.run(self.target.run) if merged else expected,
+            merged=merged,
+            luck=self._jittered(trial, jitters),
+        )
 
     def _run_own(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the training model in the graph's precision."""

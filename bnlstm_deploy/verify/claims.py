@@ -13,8 +13,9 @@ from bnlstm_deploy.export.lifted import Lifted
 from bnlstm_deploy.export.model import fold_layers
 from bnlstm_deploy.export.op import DOMAIN, NAME
 from bnlstm_deploy.export.padding import find_time_axes
-from bnlstm_deploy.export.values import TIME, GraphInput
+from bnlstm_deploy.export.values import GraphInput
 from bnlstm_deploy.metadata import DTYPES, Metadata
+from bnlstm_deploy.signature import TIME
 from bnlstm_deploy.verify.diagnosis.places import Place, find_nodes, inputs_of
 from bnlstm_deploy.verify.process import Graph
 

@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bnlstm_deploy.export.values import BATCH, TIME
-from bnlstm_deploy.runtime.inputs import Array
-from bnlstm_deploy.verify.axes import batch_axes
+from bnlstm_deploy.signature import BATCH, TIME, Array
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.checker import Checker
 from bnlstm_deploy.verify.process import Graph
@@ -48,7 +46,7 @@ def check_conditions(checker: Checker, make_trial: MakeTrial, steps: int) -> Non
         if scaled is not None:
             label = f"{case}, {kind} inputs"
             checker.measure("conditions", scaled, label=label, inputs=kind, jitters=JITTERS)
-    axes = batch_axes(checker.graph)
+    axes = checker.graph.signature.batch_axes
 
     def first(name: str, array: Array) -> Array:
         return array.take([0], axis=axes[name]) if name in axes else array[:0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.npz import read_npz
-from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.backend import FUNCTION_BODY, Backend
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.checker import Checker

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.cases import Case, Sample, make_given
 from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.run import Trial

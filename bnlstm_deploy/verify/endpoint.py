@@ -13,7 +13,7 @@ from tritonclient.utils import np_to_triton_dtype
 
 from bnlstm_deploy.client import Client
 from bnlstm_deploy.errors import InputError, ServingError
-from bnlstm_deploy.runtime.inputs import Array, Value
+from bnlstm_deploy.signature import Array, Value
 from bnlstm_deploy.verify.checker import converted
 from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.run import Run, Trial
@@ -63,7 +63,7 @@ class Endpoint:
         self.client = Client(
             server, name, version=version, token=token, timeout=TIMEOUT, retries=RETRIES
         )
-        self.metadata = graph.metadata
+        self.metadata, self.signature = graph.metadata, graph.signature
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self.state_inputs, self.state_outputs = graph.state_inputs, graph.state_outputs
         try:

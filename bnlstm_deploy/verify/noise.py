@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from bnlstm_deploy.runtime.inputs import Array
-from bnlstm_deploy.verify.axes import batch_axes, input_batch_axes
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.run import Run, Trial
 
 ACTIVATION_ERROR = 3e-7
@@ -120,10 +119,10 @@ def sensitivity(
         seed: Of the signs.
     """
     graph = trial.graph
-    axes, own = batch_axes(graph), {value.name for value in graph.outputs}
+    axes, own = graph.signature.batch_axes, {value.name for value in graph.outputs}
     features = min(entry.hidden_size for entry in graph.metadata.layers)
     draws = max(1, DRAWS // features) if expected.keys() <= axes.keys() else 1
-    into = input_batch_axes(graph)
+    into = graph.signature.batch_axes
     feeds = [
         {n: np.concatenate([a] * draws, into[n]) if n in into else a for n, a in part.items()}
         for part in trial.feeds

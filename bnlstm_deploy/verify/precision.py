@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bnlstm_deploy.metadata import CARRIED
-from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.branches import SHORT, Branches
 from bnlstm_deploy.verify.cases import LARGE_BATCH, Case, Lengths, make_cases
 from bnlstm_deploy.verify.checker import Checker, converted

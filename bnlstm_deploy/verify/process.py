@@ -12,15 +12,16 @@ from typing import Any, Protocol
 
 from bnlstm_deploy.errors import BnlstmError, RuntimeSessionError
 from bnlstm_deploy.metadata import Metadata
-from bnlstm_deploy.runtime.inputs import Array, Value
 from bnlstm_deploy.runtime.native import VARIABLE, Native
 from bnlstm_deploy.runtime.providers import Provider
+from bnlstm_deploy.signature import Array, Signature, Value
 
 
 class Graph(Protocol):
     """What the check needs of a graph: a `Session`, or one in another process."""
 
     metadata: Metadata
+    signature: Signature
     inputs: tuple[Value, ...]
     state_inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
@@ -50,6 +51,7 @@ class GraphProcess:
     """
 
     metadata: Metadata
+    signature: Signature
     inputs: tuple[Value, ...]
     state_inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
@@ -77,6 +79,9 @@ class GraphProcess:
             RuntimeSessionError: The file or the provider cannot be used, or the process ended.
         """
         vars(self).update(self._receive())
+        signature = self.signature
+        self.inputs, self.state_inputs = signature.inputs, signature.state_inputs
+        self.outputs, self.state_outputs = signature.outputs, signature.state_outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph: arrays by input name to arrays by output name.

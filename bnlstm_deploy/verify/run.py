@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bnlstm_deploy.export.lifted import Lifted
-from bnlstm_deploy.export.values import TIME
 from bnlstm_deploy.metadata import CARRIED, RecurrentLayers
-from bnlstm_deploy.runtime.inputs import Array, Value
+from bnlstm_deploy.signature import TIME, Array, Value
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.process import Graph
 

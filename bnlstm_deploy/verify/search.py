@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnlstm_deploy.export.values import BATCH
-from bnlstm_deploy.runtime.inputs import Array
-from bnlstm_deploy.verify.axes import batch_axes
+from bnlstm_deploy.signature import BATCH, Array
 from bnlstm_deploy.verify.backend import FUNCTION_BODY, Backend
 from bnlstm_deploy.verify.cases import Case
 from bnlstm_deploy.verify.checker import Checker
@@ -201,7 +199,7 @@ def _describe(checker: Checker, trial: Trial, found: Search) -> WorstInput | Non
     value = inputs[0]
     axis = value.shape.index(BATCH)
     truth = checker.truth.run(found.worst)
-    axes = batch_axes(checker.graph)
+    axes = checker.graph.signature.batch_axes
     errors = np.abs(actual[worst.value].astype(float) - truth[worst.value].astype(float))
     stream = 0
     if worst.value in axes:

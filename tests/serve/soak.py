@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.serve import Engine, Limits, Turn
+from bnlstm_deploy.signature import Array
 
 STREAMS = 1000
 FEATURES = 3

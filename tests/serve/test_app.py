@@ -9,11 +9,11 @@ import pytest
 
 from bnlstm_deploy.errors import DeadlineError, OverloadedError, SequenceError
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.serve.app import create_app
 from bnlstm_deploy.serve.engine import Engine
 from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.serve.settings import Settings
+from bnlstm_deploy.signature import Array
 from tests.serve.local import Client, serving
 from tests.serve.servers import export_small
 from tests.serve.wire import JSON_LENGTH, binary, tensor

@@ -13,8 +13,8 @@ from torch import nn
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.export.model import fold_layers
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.runtime.providers import Provider
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.diagnosis.arrays import ArrayDifference, FileArrays, compare_arrays
 from bnlstm_deploy.verify.diagnosis.held import run_arrays
 from bnlstm_deploy.verify.diagnosis.mistakes import (

@@ -9,8 +9,7 @@ from torch import nn
 from bnlstm_deploy.export.folded import FoldedBNLSTM
 from bnlstm_deploy.export.lifted import recurrent_modules
 from bnlstm_deploy.export.model import fold_layers
-from bnlstm_deploy.runtime.inputs import Array
-from bnlstm_deploy.verify.axes import input_batch_axes
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.diagnosis.arrays import FileArrays
 from bnlstm_deploy.verify.diagnosis.narrowing import num_streams
 from bnlstm_deploy.verify.process import Graph
@@ -41,7 +40,7 @@ def run_arrays(
         module.folded = replace(module.folded, layers=tuple(map(tuple, layers)))
     defaults: dict[str, Array] = {}
     for name, value in arrays.defaults.items():
-        axis, streams = input_batch_axes(graph)[name], num_streams(graph, feeds)
+        axis, streams = graph.signature.batch_axes[name], num_streams(graph, feeds)
         defaults[name] = value if value.shape[axis] == streams else value.repeat(streams, axis)
     others = {name: torch.from_numpy(value.copy()) for name, value in arrays.others.items()}
     folded.load_state_dict(others, strict=False)

@@ -17,9 +17,10 @@ from onnx import helper
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.export.forms import unrolled
 from bnlstm_deploy.export.op import OUTPUTS
-from bnlstm_deploy.runtime.inputs import DTYPES, Array
+from bnlstm_deploy.runtime.inputs import DTYPES
 from bnlstm_deploy.runtime.opening import CRASHES, ERROR_SEVERITY
 from bnlstm_deploy.runtime.providers import Provider, resolve
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.diagnosis.places import Place, inputs_of
 
 INPUT_PRODUCT, HIDDEN_PRODUCT, GATES = "input product", "hidden product", "gates"

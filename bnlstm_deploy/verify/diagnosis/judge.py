@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bnlstm_deploy.fold import FoldedDirection
 from bnlstm_deploy.fold.folded import reverse_valid
-from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.diagnosis.intermediates import (
     AFFINE,
     CELL,

@@ -13,7 +13,7 @@ from torch import nn
 from bnlstm_deploy.errors import FoldError
 from bnlstm_deploy.export.model import fold_layers
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.diagnosis.narrowing import Minimal, excess
 from bnlstm_deploy.verify.diagnosis.places import Place, bnlstms, places
 from bnlstm_deploy.verify.process import Graph

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.export.values import BATCH, TIME
-from bnlstm_deploy.runtime.inputs import Array
-from bnlstm_deploy.verify.axes import batch_axes, input_batch_axes
+from bnlstm_deploy.signature import BATCH, TIME, Array
 from bnlstm_deploy.verify.metrics import distance
 from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.run import Run
@@ -135,7 +133,7 @@ def time_of(graph: Graph, feeds: Mapping[str, Array]) -> int | None:
 
 def stream_of(graph: Graph, feeds: Mapping[str, Array], stream: int) -> dict[str, Array]:
     """Return the inputs of one stream."""
-    axes = input_batch_axes(graph)
+    axes = graph.signature.batch_axes
     return {
         name: array.take([stream], axis=axes[name]) if name in axes else array
         for name, array in feeds.items()
@@ -176,7 +174,7 @@ def worst_streams(graph: Graph, whole: Minimal, tolerance: Mapping[str, float]) 
         return []
     number = num_streams(graph, whole.feeds)
     worst = np.zeros(number)
-    for name, axis in batch_axes(graph).items():
+    for name, axis in graph.signature.batch_axes.items():
         if name in tolerance and name in whole.expected:
             one, other = (o[name].astype(np.float64) for o in (whole.actual, whole.expected))
             if one.shape != other.shape or one.shape[axis] != number:

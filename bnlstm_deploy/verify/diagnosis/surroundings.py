@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnlstm_deploy.metadata import RecurrentLayers
-from bnlstm_deploy.runtime.inputs import Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.diagnosis.places import bnlstms
 from bnlstm_deploy.verify.process import Graph
 from bnlstm_deploy.verify.run import TorchModel

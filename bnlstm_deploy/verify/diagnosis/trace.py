@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from bnlstm_deploy.fold import fold, merge
-from bnlstm_deploy.runtime.inputs import Array
 from bnlstm_deploy.runtime.providers import Provider
-from bnlstm_deploy.verify.axes import batch_axes
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verify.diagnosis.intermediates import CELL, IN_SCAN, DebugGraph, Own
 from bnlstm_deploy.verify.diagnosis.judge import Judge, joined, layer_input
 from bnlstm_deploy.verify.diagnosis.narrowing import Minimal, excess
@@ -121,7 +120,7 @@ def _outside(
     bounded: Callable[[Array, Array], Value],
 ) -> Iterator[Origin]:
     """Yield the outputs that are not what the model makes of the graph's own recurrent values."""
-    axes = batch_axes(graph)
+    axes = graph.signature.batch_axes
     for name, value in expected.items():
         given = actual[name]
         wanted = exact(value) if value.dtype.kind != "f" else bounded(value, rounded[name])
