@@ -123,7 +123,7 @@ def import_checkpoint(
         model = _with_head(rnn, linear, container.tensors, head, left_over)
         left_over = [key for key in left_over if key.rpartition(".")[0] != linear]
     if left_over:
-        hint = "; keep it with --head last or --head every" if linear and head is None else ""
+        hint = "; keep it as head 'last' or 'every'" if linear and head is None else ""
         shape = tuple(container.tensors[f"{linear}.weight"].shape) if hint else ()
         notes.append(
             f"left over: {shortened(left_over)}"
@@ -201,8 +201,8 @@ def _only_match(tensors: Mapping[str, Tensor], prefix: str | None) -> Match:
     if fitting:
         names = ", ".join(found.layout.name for found in fitting)
         raise LayoutError(
-            f"the checkpoint matches several layouts: {names}. Choose one with --layout; a "
-            "recorded input and output (--check) tells which"
+            f"the checkpoint matches several layouts: {names}. Choose one as its layout; "
+            "a recorded input and output tell which (compare_recording, convert --check)"
         )
     near = sorted(matches, key=lambda m: (not m.num_layers, len(m.missing) + len(m.unknown)))
     if several and not near[0].num_layers:
@@ -212,8 +212,8 @@ def _only_match(tensors: Mapping[str, Tensor], prefix: str | None) -> Match:
     raise LayoutError(
         f"no known layout matches the {len(tensors)} keys of the checkpoint "
         f"({shortened(sorted(tensors))}). Nearest:\n  {lines}\n"
-        "Describe it in a layout of your own and pass it with --layout mine.toml; bnlstm-deploy "
-        "layouts show NAME prints one to start from" + _no_statistics(near[0])
+        "Describe it in a layout of your own, mine.toml, and pass that; bnlstm-deploy layouts "
+        "show NAME prints one to start from" + _no_statistics(near[0])
     )
 
 
@@ -255,7 +255,7 @@ def _with_head(
 ) -> BNLSTMModel:
     if linear is None:
         raise CheckpointError(
-            f"--head {pooling}: what lies beside the recurrent layers is not one Linear of "
+            f"head {pooling!r}: what lies beside the recurrent layers is not one Linear of "
             f"{rnn.hidden_size * rnn.num_directions} features but "
             f"{shortened(left_over) or 'nothing'}. Export the whole model from Python instead "
             "(bnlstm_deploy.replace)"

@@ -100,7 +100,7 @@ def match(layout: Layout, tensors: Mapping[str, Tensor], prefix: str | None = No
     if len(anchors) > 1:
         raise LayoutError(
             f"the checkpoint holds several recurrent modules of the layout {layout.name}, under "
-            f"the prefixes {', '.join(map(repr, sorted(anchors)))}. Name one with --prefix; to "
+            f"the prefixes {', '.join(map(repr, sorted(anchors)))}. Name one as its prefix; to "
             "export them together, export the whole model (bnlstm_deploy.replace swaps them in it)"
         )
     if not anchors:

@@ -123,7 +123,7 @@ def _build(path: Path) -> BNLSTM | BNLSTMModel:
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} does not exist; a native checkpoint needs it to tell sizes and eps. Write it "
-            "with save_checkpoint, or name the file with --config"
+            "with save_checkpoint, or name the file as its config"
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error

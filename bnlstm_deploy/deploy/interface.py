@@ -92,8 +92,9 @@ def _carried(session: Session, optional: Mapping[str, Value]) -> tuple[Carried, 
     results = {value.name: value for value in session.state_outputs}
     pairs = []
     for why in session.signature.whole.values():
-        raise InputError(f"this is {why}. Serve whole sequences with --no-sequence")
+        raise InputError(f"this is {why}. Serve whole sequences: no sequence batching")
     for layers in session.metadata.layers:
+        _optional(optional, layers.value_name("lengths"))  # else initial states do not show
         for given, left in CARRIED.items():
             into = _optional(optional, layers.value_name(given))
             pairs.append(
@@ -121,7 +122,7 @@ def _optional(optional: Mapping[str, Value], name: str) -> Value:
     if name not in optional:
         raise InputError(
             f"the graph has no input {name!r}: the exported model passes that to its BNLSTM "
-            "itself. Serve whole sequences, with --no-sequence and without --lengths"
+            "itself. Serve whole sequences, without sequence batching and without lengths"
         )
     return optional[name]
 

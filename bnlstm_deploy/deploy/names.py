@@ -19,7 +19,7 @@ def check_name(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise InputError(
-            f"a model cannot be called {name!r}; pass --name with letters, digits, dots, dashes "
+            f"a model cannot be called {name!r}; pass a name of letters, digits, dots, dashes "
             "and underscores"
         )
     return name
@@ -33,7 +33,7 @@ def check_label(name: str) -> str:
     """
     if not DNS_LABEL.fullmatch(name):
         raise InputError(
-            f"a Kubernetes service cannot be called {name!r}; pass --name with at most 63 small "
+            f"a Kubernetes service cannot be called {name!r}; pass a name of at most 63 small "
             "letters, digits and dashes, a letter first"
         )
     return name

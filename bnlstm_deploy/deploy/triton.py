@@ -65,15 +65,15 @@ def server_path(
     if backend is Backend.python:
         if asked is not None:
             raise InputError(
-                "--native-library is for the onnxruntime backend; leave it out, since the python "
-                "one takes the library beside its model"
+                "a path of the native library is for the onnxruntime backend; leave it out, since "
+                "the python one takes the library beside its model"
             )
         return library.name
     if asked is None:
         return str(repository.resolve() / name / VERSION / library.name)
     if not PurePosixPath(asked).is_absolute():
         raise InputError(
-            f"--native-library is {asked!r}; pass an absolute path, since Triton would look for "
+            f"the path of the native library is {asked!r}; pass an absolute path, since Triton would look for "
             "any other in the folder that it runs in"
         )
     return asked
@@ -107,7 +107,7 @@ def write_repository(
     """
     folder = repository / str(configuration["name"])
     if folder.exists() and not force:
-        raise InputError(f"{folder} exists; choose another --name, or replace it with --force")
+        raise InputError(f"{folder} exists; choose another name, or replace it by force")
     try:
         repository.mkdir(exist_ok=True)
         place = repository.resolve()

@@ -196,7 +196,7 @@ def check_destination(path: Path, *, force: bool) -> None:
         ExportError: It exists and `force` is not set, or its folder does not exist.
     """
     if path.exists() and not force:
-        raise ExportError(f"{path} exists; choose another name, or replace it with force (--force)")
+        raise ExportError(f"{path} exists; choose another name, or replace it by force")
     if not path.parent.is_dir():
         raise ExportError(f"the folder {path.parent} does not exist; create it first")
 

@@ -212,7 +212,7 @@ class Buckets:
         if not fitting:
             raise InputError(
                 f"the input has {time} timesteps, the longest bucket {lengths[-1]} of {lengths}; "
-                "add one: a file unrolled for more (bnlstm-deploy convert --length), or another of "
+                "add one: a file that is exported for a larger length, or another of "
                 "lengths= for a file with dynamic time"
             )
         fitting = [b for b in fitting if b.batch >= batch]

@@ -98,6 +98,5 @@ class Guard:
     def _check_size(self, size: int) -> None:
         if size > self.max_body:
             raise TooLargeError(
-                f"the body has {size} bytes or more; the limit is {self.max_body}, and --max-body "
-                "raises it"
+                f"the body has {size} bytes or more; the server's limit max_body is {self.max_body}"
             )

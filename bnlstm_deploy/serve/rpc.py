@@ -55,7 +55,7 @@ def create_server(
     except RuntimeError as error:
         raise InputError(
             f"gRPC cannot listen on {address}: the port is in use, or the host is not this "
-            "machine's; choose others with --grpc-port and --host"
+            "machine's; choose another grpc_port or host"
         ) from error
 
 

@@ -128,8 +128,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise InputError(
-            f"cannot listen on port {port} of {host}: {error.strerror}; choose another with "
-            "--http-port, --grpc-port or --host"
+            f"cannot listen on port {port} of {host}: {error.strerror}; choose another "
+            "http_port, grpc_port or host"
         ) from error
     # Without it an answer's body waits for the client to acknowledge its header, some 40 ms.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -69,9 +69,9 @@ def make_cases(
     """Return the cases around S = `steps` timesteps with statistics of their own.
 
     Lengths 1, 2, S - 1, S, S + 1, 2S and 4S, batches 1, 7 and, at S, 64; zero and random initial
-    states; for each length random lengths and start steps within a batch; equal lengths, and all
-    at once; lengths up to 4S at random, and one well past it; more streams, of few timesteps; start
-    steps past what 32 bits hold; and, for models that stream, random chunks.
+    states, in turns; for each length random lengths and start steps within a batch; equal lengths,
+    and all at once; lengths up to 4S at random, and one well past it; more streams, of few
+    timesteps; start steps past what 32 bits hold; and, for models that stream, random chunks.
 
     Args:
         steps: S.
@@ -89,9 +89,11 @@ def make_cases(
 
     cases = [
         Case(time, n, state)
-        for time in times
+        for number, time in enumerate(times)
         for n in sorted({batch(time, size) for size in BATCHES})
         for state in (False, True)
+        # One stream from a given state and several from none, then the other way around.
+        if len(times) == 1 or state == ((n == 1) == (number % 2 == 0))
     ]
     cases += [
         Case(time, batch(time), state=True, lengths="random", steps="random" if streams else None)
@@ -114,8 +116,7 @@ def make_cases(
     elif streams:
         cases += [
             Case(time, batch(time), chunks=_random_chunks(time, generator))
-            for time in times
-            if time > 1
+            for time in sorted({2, steps + 1, 4 * steps} - {1})
         ]
     return cases
 

@@ -261,20 +261,19 @@ class Checker:
 
     def _jittered(self, trial: Trial, times: int) -> dict[str, float]:
         """Return the largest own errors on inputs that are off by an ULP at random."""
-        largest: dict[str, float] = {}
+        if not times:
+            return {}
         generator = np.random.default_rng(self.seed)
-        for _ in range(times):
-            feeds = [
+        wide = trial.repeated(times)
+        moved = wide.with_feeds(
+            [
                 {name: _off_by_an_ulp(array, generator) for name, array in part.items()}
-                for part in trial.feeds
+                for part in wide.feeds
             ]
-            moved = trial.with_feeds(feeds)
-            truth = moved.run(self.truth.run)
-            for run in (self._run_own, self.folded_32.run):
-                for value, array in moved.run(run).items():
-                    error = distance(array, truth[value])
-                    largest[value] = max(largest.get(value, 0.0), error)
-        return largest
+        )
+        truth = moved.run(self.truth.run)
+        runs = [moved.run(run) for run in (self._run_own, self.folded_32.run)]
+        return {v: max(distance(run[v], truth[v]) for run in runs) for v in truth}
 
     def _add_curve(self, backend: Backend, time: int, value: str, runs: Runs) -> None:
         shape = next((v.shape for v in self.graph.outputs if v.name == value), ())

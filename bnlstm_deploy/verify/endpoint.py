@@ -86,7 +86,7 @@ class Endpoint:
         except InputError as error:
             raise InputError(
                 f"the server refuses a case of the check: {error}. For the check, serve the model "
-                "with larger limits: --max-time, --max-body"
+                "with larger limits max_time and max_body"
             ) from error
 
     def run_unchecked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

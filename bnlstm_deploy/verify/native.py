@@ -12,7 +12,7 @@ from bnlstm_deploy.verify.report import Report
 
 REMEDY = (
     f"The library was built wrongly. {REINSTALL}; until then run the file without it: "
-    "native=False, --no-native or BNLSTM_DEPLOY_NATIVE=0"
+    "native=False, or BNLSTM_DEPLOY_NATIVE=0"
 )
 
 

@@ -122,18 +122,13 @@ def sensitivity(
     axes, own = graph.signature.batch_axes, {value.name for value in graph.outputs}
     features = min(entry.hidden_size for entry in graph.metadata.layers)
     draws = max(1, DRAWS // features) if expected.keys() <= axes.keys() else 1
-    into = graph.signature.batch_axes
-    feeds = [
-        {n: np.concatenate([a] * draws, into[n]) if n in into else a for n, a in part.items()}
-        for part in trial.feeds
-    ]
-    wide = trial.with_feeds(feeds)
+    wide = trial.repeated(draws)
     moved = {name: np.zeros(value.shape) for name, value in expected.items()}
     for systematic in (True, False):
         with NoisyActivations(seed, systematic=systematic):
             noisy = wide.run(run)
         for name, value in expected.items():
-            stacked = len(feeds) > 1 and name in own
+            stacked = len(wide.feeds) > 1 and name in own
             parts = np.split(noisy[name], draws, axes.get(name, 0) + stacked)
             for part in parts:
                 error = np.abs(part.astype(np.float64) - value.astype(np.float64))

@@ -94,6 +94,16 @@ class Trial:
         """Return the same case with other inputs."""
         return Trial(self.graph, self.case, feeds, self.lengths)
 
+    def repeated(self, times: int) -> "Trial":
+        """Return the same case with each of its streams several times."""
+        axes = self.graph.signature.batch_axes
+        return self.with_feeds(
+            [
+                {n: np.concatenate([a] * times, axes[n]) if n in axes else a for n, a in f.items()}
+                for f in self.feeds
+            ]
+        )
+
     def run(self, run: Run) -> dict[str, Array]:
         """Run the whole sequence at once, unless it is given in chunks."""
         return run(self.feeds[0]) if len(self.feeds) == 1 else self.run_chunks(run)

@@ -129,7 +129,7 @@ def test_the_prefix_and_what_is_left_over_are_reported(wrapped):
     notes = "\n".join(import_checkpoint(wrapped).notes)
     assert "prefix 'rnn.'" in notes
     assert "fc.weight, fc.bias" in notes
-    assert "--head last" in notes
+    assert "head 'last'" in notes
 
 
 @pytest.mark.parametrize("pooling", ["last", "every"])
@@ -261,7 +261,7 @@ def test_a_prefix_chooses_among_several_modules(tmp_path):
 
 def test_an_unknown_checkpoint_lists_the_nearest_layouts(tmp_path):
     torch.save({"lstm.w": torch.ones(2), "lstm.u": torch.ones(2)}, tmp_path / "odd.pt")
-    with pytest.raises(LayoutError, match=r"(?s)lstm.u, lstm.w.*Nearest.*missing.*--layout mine"):
+    with pytest.raises(LayoutError, match=r"(?s)lstm.u, lstm.w.*Nearest.*missing.*mine.toml"):
         load_checkpoint(tmp_path / "odd.pt")
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.cli.test_main import fails, folder, run
+from tests.cli.command import run
+from tests.cli.test_main import fails, folder
 from tests.verify.mutants import set_array, times
 
 __all__ = ["folder"]

@@ -76,14 +76,14 @@ def test_an_unrolled_file_has_its_time(tmp_path):
 
 def test_two_directions_are_no_streams(exported):
     session = Session(exported / "directions.onnx")
-    with pytest.raises(InputError, match=r"two directions.*--no-sequence"):
+    with pytest.raises(InputError, match=r"two directions.*no sequence batching"):
         describe(session, sequence=True, lengths=False)
 
 
 def test_materialized_weights_are_no_streams(tmp_path):
     model = BNLSTM(3, 4, max_length=5)
     session = session_of(model, tmp_path, folding="materialized")
-    with pytest.raises(InputError, match=r"--folding factored.*--no-sequence"):
+    with pytest.raises(InputError, match=r"folding='factored'.*no sequence batching"):
         describe(session, sequence=True, lengths=False)
 
 
@@ -92,7 +92,7 @@ def test_lengths_that_the_model_passes_itself(tmp_path):
     session = session_of(model, tmp_path, inputs=(torch.zeros(2, 3, 3),))
     describe(session, sequence=False, lengths=False)
     for arguments in ({"sequence": False, "lengths": True}, {"sequence": True, "lengths": False}):
-        with pytest.raises(InputError, match=r"no input 'lengths'.*without --lengths"):
+        with pytest.raises(InputError, match=r"no input 'lengths'.*without lengths"):
             describe(session, **arguments)
 
 

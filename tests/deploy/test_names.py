@@ -18,7 +18,7 @@ def test_names_that_would_need_quoting_or_leave_the_folder(name):
     with pytest.raises(InputError) as error:
         check_name(name)
     assert repr(name) in str(error.value)
-    assert "--name" in str(error.value)
+    assert "pass a name of" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["d", "digits-2", "a" * 63])
@@ -31,4 +31,4 @@ def test_names_that_no_service_has(name):
     with pytest.raises(InputError) as error:
         check_label(name)
     assert repr(name) in str(error.value)
-    assert "--name" in str(error.value)
+    assert "pass a name of" in str(error.value)

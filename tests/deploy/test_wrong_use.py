@@ -70,7 +70,7 @@ def fails(folder, run):
         (".", "not a file"),
         ("text.onnx", "cannot load text.onnx"),
         ("plain.onnx", "not exported by bnlstm-deploy"),
-        ("My model.onnx", "--name"),
+        ("My model.onnx", "pass a name"),
     ],
 )
 def test_a_file_that_cannot_be_deployed(fails, command, file, message):
@@ -104,8 +104,8 @@ def test_a_name_that_cannot_be_one(fails, command, name):
         (["-o", "no/repository"], "no/repository cannot be written"),
         (["-o", "text.onnx"], "text.onnx cannot be written"),
         (["-o", "text.onnx/repository"], "text.onnx/repository cannot be written"),
-        (["--native-library", "lib.so"], "--native-library is 'lib.so'; pass an absolute path"),
-        (["--native-library", ""], "--native-library is ''; pass an absolute path"),
+        (["--native-library", "lib.so"], "native library is 'lib.so'; pass an absolute path"),
+        (["--native-library", ""], "native library is ''; pass an absolute path"),
         (["--native-library", "/lib.so", "--backend", "python"], "for the onnxruntime backend"),
         (["--native-library", "/lib.so", "--no-native"], "is given, and what runs is the function"),
         (["--native-library", "/lib.so", "--instance", "gpu"], "the native kernel is for CPUs"),
@@ -133,7 +133,7 @@ def test_options_of_kserve(fails, arguments, message):
 
 
 def test_streams_of_two_directions(fails):
-    assert "--no-sequence" in fails(*TRITON, "directions.onnx", "--sequence")
+    assert "no sequence batching" in fails(*TRITON, "directions.onnx", "--sequence")
 
 
 def test_what_must_be_given(fails):
@@ -148,7 +148,7 @@ def test_a_folder_is_replaced_as_a_whole_and_only_by_force(folder, run):
     assert (model / "initial_state").is_dir()
     status, message = run(*TRITON, "layers.onnx", "--name", "m")
     assert status == 2
-    assert "repository/m exists; choose another --name, or replace it with --force" in message
+    assert "repository/m exists; choose another name, or replace it by force" in message
     assert (model / "1" / "stale").exists()
     assert run(*TRITON, "layers.onnx", "--name", "m", "--force")[0] == 0
     assert sorted(str(path.relative_to(model)) for path in model.rglob("*")) == [

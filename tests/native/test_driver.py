@@ -55,7 +55,7 @@ def sanitized(request, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("instruction_set", instruction_sets())
 def test_sanitizers_find_nothing(sanitized, instruction_set):
     for mode in ("contract", "together"):
-        count = "1000" if sanitized.name == "address" else "200"
+        count = "400" if sanitized.name == "address" else "100"
         assert run(sanitized, mode, "1", count, "2", instruction_set=instruction_set)
 
 
@@ -64,7 +64,7 @@ def test_the_width_of_avx512_on_any_cpu(tmp_path):
     flags = (*WIDE, *SANITIZERS["address"], "-g", "-O1", "-pthread", "-Wno-psabi")
     driver = tmp_path / "wide"
     build(driver, flags=flags, compiler=["g++"], program=DRIVER)
-    assert run(driver, "contract", "2", "1000", "2")
+    assert run(driver, "contract", "2", "400", "2")
     assert "sigmoid within" in run(driver, "activations", "100003")
 
 
@@ -83,5 +83,5 @@ def test_an_onnxruntime_that_is_too_old(tmp_path):
 def test_neon_under_an_emulator(tmp_path):
     driver = tmp_path / "driver"
     build(driver, "aarch64-linux-musl", flags=["-static"], program=DRIVER)
-    assert run("qemu-aarch64", driver, "contract", "3", "1000", "1", instruction_set="neon")
+    assert run("qemu-aarch64", driver, "contract", "3", "300", "1", instruction_set="neon")
     assert "tanh within" in run("qemu-aarch64", driver, "activations", "20011")

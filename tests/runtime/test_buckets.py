@@ -203,7 +203,7 @@ def test_wrong_inputs_are_clear_errors(buckets, call, message):
             ["scan"],
             {"lengths": (5,), "capture": True},
             RuntimeSessionError,
-            "form scan .* for the target cpu; .*convert --target cuda --length T",
+            "form scan .* for the target cpu; export for the target cuda",
         ),
         (["5"], {"providers": ("cuda",)}, RuntimeSessionError, "pip install 'bnlstm-deploy"),
     ],

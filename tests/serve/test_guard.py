@@ -93,7 +93,7 @@ def test_a_large_body_is_refused_by_its_header_or_as_it_comes(guarded, refused):
         assert client.post("/size", content=chunks(10)).json() == {"size": 10}
         answered = client.post("/size", content=b"x" * 11)
         assert answered.status_code == 413
-        assert "the limit is 10" in answered.json()["error"]
+        assert "max_body is 10" in answered.json()["error"]
         assert len(refused) == 1
         assert client.post("/size", content=chunks(11)).status_code == 413
 

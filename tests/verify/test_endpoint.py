@@ -16,7 +16,8 @@ from bnlstm_deploy.errors import InputError, ServingError
 from bnlstm_deploy.export import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.verify.endpoint import Endpoint
-from tests.cli.test_main import fails, run
+from tests.cli.command import run
+from tests.cli.test_main import fails
 from tests.models import randomize
 from tests.serve.servers import running
 from tests.verify.mutants import set_array, times
