@@ -73,8 +73,8 @@ def server_path(
         return str(repository.resolve() / name / VERSION / library.name)
     if not PurePosixPath(asked).is_absolute():
         raise InputError(
-            f"the path of the native library is {asked!r}; pass an absolute path, since Triton would look for "
-            "any other in the folder that it runs in"
+            f"the path of the native library is {asked!r}; pass an absolute path, since Triton "
+            "would look for any other in the folder that it runs in"
         )
     return asked
 

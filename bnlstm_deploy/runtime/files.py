@@ -55,8 +55,8 @@ def open_files(
         targets = ", ".join(sorted({session.metadata.target for session in sessions}))
         raise RuntimeSessionError(
             f"graphs of the form {', '.join(sorted(other))} cannot be captured as CUDA graphs, "
-            f"these were made for the target {targets}; export for the target cuda and a length, or "
-            "pass capture=False"
+            f"these were made for the target {targets}; export for the target cuda and a length, "
+            "or pass capture=False"
         ) from refused
     assert refused is not None
     raise refused
