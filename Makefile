@@ -39,7 +39,7 @@ test-native-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/pytest --confcutdir=tests/native/oldest tests/native/oldest
 
 honest: .venv/installed
-	HONEST_MODELS=300 $(BIN)/pytest --numprocesses=auto tests/verify/test_honest.py
+	HONEST_MODELS=300 $(BIN)/pytest --numprocesses=auto tests/verification/test_honest.py
 
 test-cuda-stub: $(STUB)/installed
 	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub

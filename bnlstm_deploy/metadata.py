@@ -71,7 +71,7 @@ class Metadata:
     reason: str = ""
     """Why this form and folding; empty in files that do not say."""
     merge_tolerance: float = 0.0
-    """How far values were moved to merge rows; see `bnlstm_deploy.fold.merge`."""
+    """How far values were moved to merge rows; see `bnlstm_deploy.folding.merge`."""
     length: int | None = None
     """T if the graph is for one number of timesteps only."""
     target: str = "cpu"

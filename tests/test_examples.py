@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.native import library_path
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,13 @@ from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.version import __version__
 
 ROOMS = (
-    *("checkpoint", "nn", "fold", "export", "runtime", "verify"),
+    *("checkpoint", "nn", "folding", "exporting", "runtime", "verification"),
     *("serve", "client", "deploy", "cli"),
 )
+
+
+PUBLIC = ("checkpoint", "client", "errors", "folding", "nn", "runtime", "serve", "verification")
+"""The rooms that users import from, beside the package itself."""
 
 
 def test_every_public_name_is_there():
@@ -28,8 +34,37 @@ def test_every_public_name_is_there():
 def test_every_room_lists_what_it_has(room):
     module = importlib.import_module(f"bnlstm_deploy.{room}")
     assert sorted(module.__all__) == list(module.__all__)
+    assert accidental(module) == set()
     for name in module.__all__:
         assert hasattr(module, name)
+
+
+def accidental(module):
+    """Return what can be taken from a module and is not meant to be."""
+    public = {name for name in vars(module) if not name.startswith("_")}
+    modules = {name for name in public if inspect.ismodule(getattr(module, name))}
+    return public - modules - {*module.__all__}
+
+
+def test_the_package_lists_what_it_has():
+    assert sorted(bnlstm_deploy.__all__) == bnlstm_deploy.__all__ == dir(bnlstm_deploy)
+    assert accidental(bnlstm_deploy) == set()
+    # A verb is no module, whichever modules have been imported.
+    importlib.import_module("bnlstm_deploy.conversion")
+    for verb in ("convert", "export", "fold", "load", "verify"):
+        assert inspect.isfunction(getattr(bnlstm_deploy, verb))
+
+
+def test_the_public_names_are_those_of_the_documentation():
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    described = {}
+    for line in page.splitlines():
+        if heading := re.fullmatch(r"## `([\w.]+)`.*", line):
+            names = described[heading[1]] = set()
+        elif row := re.match(r"\| `(\w+)", line):
+            names.add(row[1])
+    modules = ["bnlstm_deploy", *(f"bnlstm_deploy.{room}" for room in PUBLIC)]
+    assert described == {name: {*importlib.import_module(name).__all__} for name in modules}
 
 
 def test_all_errors_are_one_tree():
@@ -41,10 +76,10 @@ def test_all_errors_are_one_tree():
 MAY_IMPORT = {
     "nn": set(),
     "checkpoint": {"nn"},
-    "fold": {"nn"},
-    "export": {"nn", "fold", "checkpoint"},
+    "folding": {"nn"},
+    "exporting": {"nn", "folding", "checkpoint"},
     "runtime": set(),
-    "verify": {"nn", "fold", "checkpoint", "export", "runtime", "client"},
+    "verification": {"nn", "folding", "checkpoint", "exporting", "runtime", "client"},
     "serve": {"runtime"},
     "client": set(),
     "deploy": {"runtime", "serve"},

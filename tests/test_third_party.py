@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from bnlstm_deploy.export import export
-from bnlstm_deploy.fold import fold
+from bnlstm_deploy.exporting import export
+from bnlstm_deploy.folding import fold
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.nn.cell import PATHS
-from tests.verify.quick import check
+from tests.verification.quick import check
 
 RECORDED = Path(__file__).parents[2] / "shared" / "checkpoints"
 SOURCE_NAMES = {"input": "bn_ih", "hidden": "bn_hh", "cell": "bn_c"}

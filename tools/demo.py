@@ -16,7 +16,7 @@ from rich.table import Table
 from bnlstm_deploy.checkpoint import load_checkpoint
 from bnlstm_deploy.cli.load import Loaded
 from bnlstm_deploy.cli.verify import run_check, show
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.runtime import Session
 from tools import digits
 

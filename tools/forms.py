@@ -25,7 +25,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bnlstm_deploy.errors import ExportError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.nn.cell import NormPath
 from bnlstm_deploy.runtime import Session

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
 from bnlstm_deploy.runtime import Buckets, Session
 from bnlstm_deploy.runtime.providers import resolve

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bnlstm_deploy.checkpoint import load_checkpoint
-from bnlstm_deploy.export import export
-from bnlstm_deploy.fold import FoldedDirection, fold
+from bnlstm_deploy.exporting import export
+from bnlstm_deploy.folding import FoldedDirection, fold
 from bnlstm_deploy.nn import BNLSTMModel
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.verify.emulate import emulated
+from bnlstm_deploy.verification.emulate import emulated
 from tools import digits
 
 CHECKPOINT = Path("models/permuted-digits")

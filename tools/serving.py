@@ -30,7 +30,7 @@ from rich.progress import Progress
 from rich.table import Table
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
 from tools.peers import Array, Size, randomize

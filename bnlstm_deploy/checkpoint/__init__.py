@@ -1,15 +1,16 @@
 """Checkpoints: from files on disk to a training model, and back."""
 
-from bnlstm_deploy.extras import require
+from bnlstm_deploy.extras import require as _require
 
 for _module in ("torch", "safetensors"):
-    require(_module, extra="convert")
+    _require(_module, extra="convert")
 
 from bnlstm_deploy.checkpoint.digest import state_sha256  # noqa: E402
 from bnlstm_deploy.checkpoint.layout import Layout  # noqa: E402
-from bnlstm_deploy.checkpoint.load import (  # noqa: E402
+from bnlstm_deploy.checkpoint.loading import (  # noqa: E402
     Imported,
     import_checkpoint,
+    load,
     load_checkpoint,
 )
 from bnlstm_deploy.checkpoint.native import save_checkpoint  # noqa: E402
@@ -24,6 +25,7 @@ __all__ = [
     "compare_recording",
     "find_layout",
     "import_checkpoint",
+    "load",
     "load_checkpoint",
     "read_recording",
     "read_tensors",

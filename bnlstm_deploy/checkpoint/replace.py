@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bnlstm_deploy.checkpoint.ambiguities import find_fit
 from bnlstm_deploy.checkpoint.build import build
 from bnlstm_deploy.checkpoint.layout import Forward, Layout
-from bnlstm_deploy.checkpoint.load import recognize
+from bnlstm_deploy.checkpoint.loading import recognize
 from bnlstm_deploy.checkpoint.match import Match
 from bnlstm_deploy.checkpoint.parse import find_layout
 from bnlstm_deploy.checkpoint.recorded import Recording, compare

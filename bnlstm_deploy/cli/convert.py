@@ -133,9 +133,9 @@ def convert(
     Example: bnlstm-deploy convert models/permuted-digits -o digits.onnx
     """
     from bnlstm_deploy.cli.verify import run_check, show
-    from bnlstm_deploy.export import export
-    from bnlstm_deploy.export.model import DTYPES, check_destination
-    from bnlstm_deploy.verify import record
+    from bnlstm_deploy.exporting import export
+    from bnlstm_deploy.exporting.model import DTYPES, check_destination
+    from bnlstm_deploy.verification import record
 
     console = Console()
     dtypes = {str(known).removeprefix("torch."): known for known in DTYPES}

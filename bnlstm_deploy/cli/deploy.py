@@ -258,7 +258,7 @@ def kserve(
 
 def _save_batch_first(model: Path, destination: Path, interface: "Interface") -> None:
     require("onnx", extra="convert")
-    from bnlstm_deploy.export.batch_first import Port, batch_first
+    from bnlstm_deploy.exporting.batch_first import Port, batch_first
 
     inputs = [*interface.inputs, *(carried.input for carried in interface.carried)]
     outputs = [*interface.outputs, *(carried.output for carried in interface.carried)]

@@ -63,7 +63,7 @@ def _session(path: Path) -> "Session":
     try:
         return Session(path)
     except RuntimeSessionError:
-        from bnlstm_deploy.verify.emulate import runnable
+        from bnlstm_deploy.verification.emulate import runnable
 
         with runnable(path, ("cpu",)) as copy:
             if copy == path:
@@ -105,7 +105,7 @@ def _graph(path: Path) -> dict[str, Any]:
 
 def _checkpoint(source: Source) -> dict[str, Any]:
     from bnlstm_deploy.checkpoint import state_sha256
-    from bnlstm_deploy.fold.health import warnings
+    from bnlstm_deploy.folding.health import warnings
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 
     model, imported, _ = load(Console(quiet=True), source)
@@ -147,7 +147,7 @@ def _statistics(rnn: "BNLSTM") -> list[dict[str, Any]]:
 
 
 def _health(norm: "StepwiseBatchNorm") -> dict[str, Any]:
-    from bnlstm_deploy.fold import affine
+    from bnlstm_deploy.folding import affine
 
     mean, var = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
     gamma = norm.weight.detach().double().numpy()

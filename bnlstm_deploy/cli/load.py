@@ -45,7 +45,7 @@ class Loaded(NamedTuple):
 def load(console: Console, source: Source) -> Loaded:
     """Load a checkpoint; print which layout matched, and what no key confirms."""
     from bnlstm_deploy.checkpoint import import_checkpoint, load_checkpoint
-    from bnlstm_deploy.checkpoint.load import is_native
+    from bnlstm_deploy.checkpoint.loading import is_native
 
     if source.factory is not None:
         with console.status("Building the model"):

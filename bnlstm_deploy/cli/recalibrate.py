@@ -69,7 +69,7 @@ def recalibrate(
     """
     from bnlstm_deploy.checkpoint import save_checkpoint
     from bnlstm_deploy.checkpoint.native import check_folder
-    from bnlstm_deploy.fold.health import warnings
+    from bnlstm_deploy.folding.health import warnings
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
     from bnlstm_deploy.nn import recalibrate as estimate
 

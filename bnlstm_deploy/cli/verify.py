@@ -30,7 +30,7 @@ from bnlstm_deploy.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
     from bnlstm_deploy.runtime.providers import Provider
-    from bnlstm_deploy.verify import Report
+    from bnlstm_deploy.verification import Report
 
 SHOWN_FAILURES = 10
 
@@ -116,7 +116,7 @@ def verify(
         if path is not None:
             check_writable(path)
     if html is not None:  # if an extra is missing, say so before the work and not after
-        from bnlstm_deploy.verify.html import write_html
+        from bnlstm_deploy.verification.html import write_html
     if recheck is not None:
         report = _read_report(recheck).judged(ratio)
     else:
@@ -143,7 +143,7 @@ def verify(
             endpoint=endpoint,
         )
         if record and report.passed and endpoint is None:  # it says what the file itself computes
-            from bnlstm_deploy.verify import record as write_record
+            from bnlstm_deploy.verification import record as write_record
 
             report = write_record(report, model)
     if json_report is not None:
@@ -174,8 +174,8 @@ def run_check(
     endpoint: str | None = None,
 ) -> "Report":
     """Run the check with a progress bar."""
-    from bnlstm_deploy.verify import sample_like
-    from bnlstm_deploy.verify import verify as check
+    from bnlstm_deploy.verification import sample_like
+    from bnlstm_deploy.verification import verify as check
 
     model, _, examples = loaded
     sample = None if examples is None else sample_like(model, examples)
@@ -267,7 +267,7 @@ def _errors(report: "Report") -> Table:
 
 
 def _read_report(path: Path) -> "Report":
-    from bnlstm_deploy.verify import Report
+    from bnlstm_deploy.verification import Report
 
     try:
         content = json.loads(path.read_text())

@@ -13,8 +13,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from bnlstm_deploy.client.answers import Answer, check
 from bnlstm_deploy.client.retry import REPEATABLE, Failures, persist
-from bnlstm_deploy.client.sequence import Sequence as ServerSequence
-from bnlstm_deploy.client.sequence import Turn
+from bnlstm_deploy.client.sequence import Chunk, ServerSequence
 from bnlstm_deploy.client.signature import read_signature, with_inputs
 from bnlstm_deploy.client.stream import Stream
 from bnlstm_deploy.client.transport import JSON_LENGTH, Transport
@@ -40,8 +39,8 @@ class Client:
                     output = sequence(chunk)
 
     Nothing is sent before the first call. A call whose connection fails, or that a busy server
-    refuses, is tried again with growing random waits until `timeout`; see `Sequence` for what is
-    not repeated. Errors in the request are not.
+    refuses, is tried again with growing random waits until `timeout`; see `ServerSequence` for what
+    is not repeated. Errors in the request are not.
 
     A client may be used by several threads at a time, a stream or sequence of it by one.
 
@@ -137,7 +136,7 @@ class Client:
         feeds: Mapping[str, Array],
         *,
         outputs: Sequence[str] | None = None,
-        turn: Turn | None = None,
+        chunk: Chunk | None = None,
         again: Failures = REPEATABLE,
     ) -> dict[str, Array]:
         """Run the model on arrays by name.
@@ -145,7 +144,7 @@ class Client:
         Args:
             feeds: Arrays by input name.
             outputs: Names of the outputs wanted; None for all.
-            turn: Which chunk of which of the server's sequences it is; None for none.
+            chunk: Which chunk of which of the server's sequences it is; None for none.
             again: The failures after which to try again.
 
         Returns:
@@ -160,11 +159,11 @@ class Client:
         body, length = InferenceServerClient.generate_request_body(
             [_input(name, array) for name, array in feeds.items()],
             outputs=[InferRequestedOutput(name, binary_data=True) for name in outputs],
-            **({} if turn is None else turn._asdict()),
+            **({} if chunk is None else chunk._asdict()),
         )
         headers = {} if length is None else {JSON_LENGTH: str(length)}
-        if turn is not None:
-            headers[SESSION] = str(turn.sequence_id)
+        if chunk is not None:
+            headers[SESSION] = str(chunk.sequence_id)
         path = f"{self._path}/infer"
         send = partial(self._transport.send, "POST", path, body=body, headers=headers)
         return _results(self._persist(send, again), outputs)

@@ -1,9 +1,8 @@
-"""Sequence: streams whose state the server holds."""
+"""ServerSequence: streams whose state the server holds."""
 
 import contextlib
 import secrets
-from collections.abc import Mapping
-from collections.abc import Sequence as Names
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +19,7 @@ INTACT: tuple[type[BnlstmError], ...] = (InputError, *REFUSED)
 """The failures of a chunk that the server has not run."""
 
 
-class Turn(NamedTuple):
+class Chunk(NamedTuple):
     """Which chunk of which sequence a request is; the names are the protocol's."""
 
     sequence_id: int
@@ -28,7 +27,7 @@ class Turn(NamedTuple):
     sequence_end: bool
 
 
-class Sequence:
+class ServerSequence:
     """N streams that are continued chunk by chunk; the server holds their state under a random id.
 
     A chunk must not reach the server twice, since its state would advance twice. So it is sent
@@ -80,7 +79,11 @@ class Sequence:
         return signature.output(self.infer(feeds, outputs=names, last=last))
 
     def infer(
-        self, feeds: Mapping[str, Array], *, outputs: Names[str] | None = None, last: bool = False
+        self,
+        feeds: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] | None = None,
+        last: bool = False,
     ) -> dict[str, Array]:
         """Run the next chunk on arrays by name.
 
@@ -97,10 +100,10 @@ class Sequence:
         """
         if self._over:
             raise SequenceError(f"sequence {self.id} is over: {self._over}; start anew")
-        turn = Turn(self.id, self._last is None, last)
+        chunk = Chunk(self.id, self._last is None, last)
         self._over = "a chunk of it was interrupted"
         try:
-            results = self.client.infer(feeds, outputs=outputs, turn=turn, again=REFUSED)
+            results = self.client.infer(feeds, outputs=outputs, chunk=chunk, again=REFUSED)
         except INTACT:
             self._over = ""
             raise
@@ -124,11 +127,11 @@ class Sequence:
             return
         self._over = "it was closed"
         outputs = [value.name for value in self.client.signature.outputs[:1]]
-        turn = Turn(self.id, False, True)
+        chunk = Chunk(self.id, False, True)
         with contextlib.suppress(BnlstmError):
-            self.client.infer(self._last, outputs=outputs, turn=turn, again=())
+            self.client.infer(self._last, outputs=outputs, chunk=chunk, again=())
 
-    def __enter__(self) -> "Sequence":
+    def __enter__(self) -> "ServerSequence":
         """Return the sequence."""
         return self
 

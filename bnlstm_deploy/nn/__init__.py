@@ -1,8 +1,8 @@
 """The training model, in torch."""
 
-from bnlstm_deploy.extras import require
+from bnlstm_deploy.extras import require as _require
 
-require("torch", extra="convert")
+_require("torch", extra="convert")
 
 from bnlstm_deploy.nn.bnlstm import BNLSTM, State  # noqa: E402
 from bnlstm_deploy.nn.cell import BNLSTMCell, NormPath  # noqa: E402

@@ -1,8 +1,8 @@
 """The runtime: exported files on ONNX Runtime. Needs numpy and onnxruntime, and never torch."""
 
-from bnlstm_deploy.extras import require
+from bnlstm_deploy.extras import require as _require
 
-require("onnxruntime", extra="cpu")
+_require("onnxruntime", extra="cpu")
 
 from bnlstm_deploy.runtime.binding import Binding  # noqa: E402
 from bnlstm_deploy.runtime.buckets import Buckets  # noqa: E402

@@ -2,7 +2,7 @@
 
 from bnlstm_deploy.serve.engine import Engine, Tensor
 from bnlstm_deploy.serve.limits import Limits
-from bnlstm_deploy.serve.sequences import Turn
+from bnlstm_deploy.serve.sequences import Chunk
 from bnlstm_deploy.serve.stats import Execution, Stats
 
-__all__ = ["Engine", "Execution", "Limits", "Stats", "Tensor", "Turn"]
+__all__ = ["Chunk", "Engine", "Execution", "Limits", "Stats", "Tensor"]

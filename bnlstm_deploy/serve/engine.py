@@ -17,7 +17,7 @@ from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.serve.batcher import Batcher, Request
 from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.serve.merge import Merger, Size
-from bnlstm_deploy.serve.sequences import Sequences, Turn
+from bnlstm_deploy.serve.sequences import Chunk, Sequences
 from bnlstm_deploy.serve.stats import RECENT, Durations, Execution, Stats
 from bnlstm_deploy.signature import Array, Value
 
@@ -48,7 +48,7 @@ class _Ask:
     size: Size
     """N and the T that was asked for, before padding."""
     outputs: frozenset[str]
-    turn: Turn | None
+    chunk: Chunk | None
 
 
 class Engine:
@@ -137,7 +137,7 @@ class Engine:
         inputs: Mapping[str, Array],
         *,
         outputs: Sequence[str] | None = None,
-        sequence: Turn | None = None,
+        sequence: Chunk | None = None,
         timeout: float | None = None,
     ) -> Future[dict[str, Array]]:
         """Take on a request.
@@ -196,7 +196,10 @@ class Engine:
         self._batcher.close()
 
     def _ask(
-        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, turn: Turn | None
+        self,
+        inputs: Mapping[str, Array],
+        outputs: Sequence[str] | None,
+        chunk: Chunk | None,
     ) -> _Ask:
         known = [tensor.name for tensor in self.outputs]
         unknown = sorted(set(outputs or ()) - set(known))
@@ -209,9 +212,9 @@ class Engine:
                 f"{size.time} timesteps are more than the server's max_time of "
                 f"{self.limits.max_time}; send them in chunks"
             )
-        if turn is not None:
-            self._sequences.check(turn, inputs)
-        return _Ask(feeds, size, frozenset(known if outputs is None else outputs), turn)
+        if chunk is not None:
+            self._sequences.check(chunk, inputs)
+        return _Ask(feeds, size, frozenset(known if outputs is None else outputs), chunk)
 
     def _answer(self, requests: Sequence[Request]) -> None:
         """Run requests together; if that fails, each alone, so that the innocent are answered."""
@@ -236,14 +239,14 @@ class Engine:
             return
         for (request, _), results in zip(ready, answers, strict=True):
             ask: _Ask = request.payload
-            if ask.turn is not None:
-                self._sequences.keep(ask.turn, ask.size.streams, results)
+            if ask.chunk is not None:
+                self._sequences.keep(ask.chunk, ask.size.streams, results)
             request.future.set_result({n: results[n] for n in results if n in ask.outputs})
 
     def _with_state(self, ask: _Ask) -> dict[str, Array]:
-        if ask.turn is None:
+        if ask.chunk is None:
             return ask.feeds
-        return {**ask.feeds, **self._sequences.state(ask.turn, ask.size.streams)}
+        return {**ask.feeds, **self._sequences.state(ask.chunk, ask.size.streams)}
 
     def _run(self, ready: Sequence[tuple[Request, dict[str, Array]]]) -> list[dict[str, Array]]:
         started = time.monotonic()

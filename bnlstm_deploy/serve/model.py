@@ -11,7 +11,7 @@ from kserve import InferOutput, InferRequest, InferResponse
 from kserve.utils.numpy_codec import from_np_dtype
 
 from bnlstm_deploy.serve.engine import Engine, Tensor
-from bnlstm_deploy.serve.tensors import read_outputs, read_tensors, read_turn
+from bnlstm_deploy.serve.tensors import read_chunk, read_outputs, read_tensors
 from bnlstm_deploy.signature import Array
 
 
@@ -52,7 +52,7 @@ class Model(kserve.Model):  # type: ignore[misc]  # kserve has no types
         del headers
         arrays = read_tensors(payload, self.engine.inputs)
         outputs = read_outputs(payload, self.engine.outputs)
-        future = self.engine.submit(arrays, outputs=outputs, sequence=read_turn(payload))
+        future = self.engine.submit(arrays, outputs=outputs, sequence=read_chunk(payload))
         results = await asyncio.wrap_future(future)
         return self._response(payload, results, outputs)
 

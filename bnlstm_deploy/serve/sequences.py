@@ -13,7 +13,7 @@ from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.signature import Array
 
 
-class Turn(NamedTuple):
+class Chunk(NamedTuple):
     """Which chunk of which sequence a request is."""
 
     sequence_id: int | str
@@ -61,7 +61,7 @@ class Sequences:
             self._expire()
             return len(self._held)
 
-    def check(self, turn: Turn, given: Mapping[str, Array]) -> None:
+    def check(self, chunk: Chunk, given: Mapping[str, Array]) -> None:
         """Check a chunk as it arrives, and keep its sequence from expiring while it waits.
 
         Raises:
@@ -73,17 +73,17 @@ class Sequences:
                 "weights. Send whole sequences, without sequence_id"
             )
         states = sorted(self._carried.keys() & given.keys())
-        if states and not turn.start:
+        if states and not chunk.start:
             raise InputError(
-                f"{states[0]!r} is given for sequence {turn.sequence_id!r}, whose state the server "
-                "holds; give it with sequence_start only"
+                f"{states[0]!r} is given for sequence {chunk.sequence_id!r}, whose state the "
+                "server holds; give it with sequence_start only"
             )
         with self._lock:
             self._expire()
-            if turn.sequence_id in self._held:
-                self._touch(turn.sequence_id)
+            if chunk.sequence_id in self._held:
+                self._touch(chunk.sequence_id)
 
-    def state(self, turn: Turn, streams: int) -> Mapping[str, Array]:
+    def state(self, chunk: Chunk, streams: int) -> Mapping[str, Array]:
         """Return what a chunk is to be fed besides its own inputs.
 
         Raises:
@@ -93,8 +93,8 @@ class Sequences:
         """
         with self._lock:
             self._expire()
-            held = self._held.get(turn.sequence_id)
-            if turn.start:
+            held = self._held.get(chunk.sequence_id)
+            if chunk.start:
                 if held is None and len(self._held) >= self._limits.max_sequences:
                     raise OverloadedError(
                         f"{len(self._held)} sequences are held, which is max_sequences; end one, "
@@ -103,26 +103,26 @@ class Sequences:
                 return {}
             if held is None:
                 raise SequenceError(
-                    f"there is no sequence {turn.sequence_id!r}: it was not started, was ended, or "
-                    f"had no chunk for {self._limits.sequence_idle:g} s; send it anew from its "
+                    f"there is no sequence {chunk.sequence_id!r}: it was not started, was ended, "
+                    f"or had no chunk for {self._limits.sequence_idle:g} s; send it anew from its "
                     "start, with sequence_start"
                 )
             if held.streams != streams:
                 raise InputError(
-                    f"sequence {turn.sequence_id!r} has {held.streams} streams, this chunk "
+                    f"sequence {chunk.sequence_id!r} has {held.streams} streams, this chunk "
                     f"{streams}; they must agree"
                 )
             return held.feeds
 
-    def keep(self, turn: Turn, streams: int, results: Mapping[str, Array]) -> None:
+    def keep(self, chunk: Chunk, streams: int, results: Mapping[str, Array]) -> None:
         """Take over the state after a chunk that was computed."""
         with self._lock:
-            if turn.end:
-                self._held.pop(turn.sequence_id, None)
+            if chunk.end:
+                self._held.pop(chunk.sequence_id, None)
                 return
             feeds = {given: results[result] for given, result in self._carried.items()}
-            self._held[turn.sequence_id] = _Held(feeds, streams, self._clock())
-            self._touch(turn.sequence_id)
+            self._held[chunk.sequence_id] = _Held(feeds, streams, self._clock())
+            self._touch(chunk.sequence_id)
 
     def _touch(self, sequence_id: int | str) -> None:
         self._held[sequence_id].used = self._clock()

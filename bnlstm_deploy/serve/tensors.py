@@ -16,7 +16,7 @@ from kserve.protocol.infer_type import to_http_parameters
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.serve.engine import Tensor
-from bnlstm_deploy.serve.sequences import Turn
+from bnlstm_deploy.serve.sequences import Chunk
 from bnlstm_deploy.signature import Array
 
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
@@ -60,7 +60,7 @@ def read_tensors(request: InferRequest, known: Sequence[Tensor]) -> dict[str, Ar
     return arrays
 
 
-def read_turn(request: InferRequest) -> Turn | None:
+def read_chunk(request: InferRequest) -> Chunk | None:
     """Return what the request's parameters say of a sequence; None if it is in none.
 
     Raises:
@@ -76,7 +76,7 @@ def read_turn(request: InferRequest) -> Turn | None:
     if isinstance(name, str) and len(name) > MAX_ID:
         raise InputError(f"sequence_id has {len(name)} characters; pass at most {MAX_ID}")
     if name not in (0, ""):  # the protocol's way to say none
-        return Turn(name, start, end)
+        return Chunk(name, start, end)
     if start or end:
         raise InputError(
             "sequence_start or sequence_end is given without a sequence_id; pass one that is "

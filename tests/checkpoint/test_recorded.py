@@ -16,7 +16,7 @@ from bnlstm_deploy.checkpoint.ambiguities import find_fit
 from bnlstm_deploy.checkpoint.recorded import Recording
 from bnlstm_deploy.errors import InputError
 from tests.checkpoint.sources import SOURCES
-from tests.checkpoint.test_load import write
+from tests.checkpoint.test_loading import write
 
 SHARED = Path(__file__).parents[3] / "shared" / "checkpoints"
 NAMES = ("stacked_per_step", "bidirectional_shared")

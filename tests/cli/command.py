@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 PRELOADED = (
-    *("bnlstm_deploy.cli.main", "bnlstm_deploy.checkpoint", "bnlstm_deploy.export"),
-    *("bnlstm_deploy.verify.check", "bnlstm_deploy.runtime", "torch._dynamo", "onnxscript"),
+    *("bnlstm_deploy.cli.main", "bnlstm_deploy.checkpoint", "bnlstm_deploy.exporting"),
+    *("bnlstm_deploy.verification.check", "bnlstm_deploy.runtime", "torch._dynamo", "onnxscript"),
 )
 
 TIMEOUT = 300

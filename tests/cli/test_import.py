@@ -15,7 +15,7 @@ from bnlstm_deploy.cli.main import app
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from tests.checkpoint.sources import SOURCES
-from tests.checkpoint.test_load import to_torch
+from tests.checkpoint.test_loading import to_torch
 from tests.models import randomize
 
 

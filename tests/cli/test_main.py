@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bnlstm_deploy.checkpoint import save_checkpoint
 from bnlstm_deploy.cli.main import app
-from bnlstm_deploy.export.forms import scan
+from bnlstm_deploy.exporting.forms import scan
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.version import __version__
 from tests.cli.command import run

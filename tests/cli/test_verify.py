@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.command import run
 from tests.cli.test_main import fails, folder
-from tests.verify.mutants import set_array, times
+from tests.verification.mutants import set_array, times
 
 __all__ = ["folder"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
 from tests.models import randomize

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.nn.cell import PATHS, NormPath
 from tests.models import randomize

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from tests.cuda_stub import counts
 from tests.cuda_stub.cases import FILES, GIVEN, LENGTHS, STREAMS, D, File, H
 from tests.cuda_stub.counts import Counts
-from tests.export.nodes import all_nodes
+from tests.exporting.nodes import all_nodes
 
 CUDA = "CUDAExecutionProvider"
 CAPTURED = "captured"

@@ -6,7 +6,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnlstm_deploy.export.forms import unrolled
+from bnlstm_deploy.exporting.forms import unrolled
 from tests.cuda_stub import counts
 from tests.cuda_stub.cases import FILES, GIVEN, LENGTHS
 from tests.cuda_stub.environment import require_stubs

@@ -7,13 +7,13 @@ import pytest
 import torch
 from onnx import parser
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from tests.cuda_stub import kernels
 from tests.cuda_stub.cases import DTYPES, KINDS, exists
 from tests.cuda_stub.environment import require_stubs
 from tests.cuda_stub.measure import CUDA, open_session
-from tests.export.nodes import all_nodes
+from tests.exporting.nodes import all_nodes
 from tests.models import randomize
 from tools.placement import Status, cuda_table, place
 from tools.placement.prepare import prepare

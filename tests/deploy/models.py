@@ -1,6 +1,6 @@
 """Exported files to deploy."""
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from tests.models import randomize
 

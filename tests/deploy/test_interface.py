@@ -7,7 +7,7 @@ from torch import nn
 
 from bnlstm_deploy.deploy.interface import describe
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
 from tests.models import randomize

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.native import library_path
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session

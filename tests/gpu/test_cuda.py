@@ -11,10 +11,10 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Buckets, Session
-from bnlstm_deploy.verify import verify
+from bnlstm_deploy.verification import verify
 from tests.models import randomize
 
 CUDA = ("cuda",)

@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
 from bnlstm_deploy.version import __version__
 from tests.models import randomize

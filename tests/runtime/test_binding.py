@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Binding, Session, State
 from tests.models import randomize

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Buckets, Session
 from bnlstm_deploy.runtime.device import Device

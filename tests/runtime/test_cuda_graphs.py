@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Buckets, Session
 from tests.cuda_stub import counts

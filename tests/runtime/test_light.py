@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 
 PACKAGE = Path(__file__).parents[2] / "bnlstm_deploy"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.native import available, digest_path, library_path
 from bnlstm_deploy.native.build import build
 from bnlstm_deploy.nn import BNLSTM

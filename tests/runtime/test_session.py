@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session, State
 from tests.models import randomize

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from tests.models import randomize
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from tests.models import randomize
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.serve import Engine, Limits, Turn
+from bnlstm_deploy.serve import Chunk, Engine, Limits
 from bnlstm_deploy.signature import Array
 
 STREAMS = 1000
@@ -42,7 +42,7 @@ class Stream:
     def send(self, x: Array) -> None:
         """Send the next chunk, (1, T, D)."""
         self.left -= 1
-        turn = Turn(self.id, not self.started, self.left == 0) if self.held else None
+        turn = Chunk(self.id, not self.started, self.left == 0) if self.held else None
         self.started = True
         if self.id % COMPARED in (0, 1):
             self.chunks.append(x)

@@ -15,7 +15,7 @@ from bnlstm_deploy.errors import (
     SequenceError,
 )
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.serve import Engine, Limits, Turn
+from bnlstm_deploy.serve import Chunk, Engine, Limits
 
 BATCH_FIRST = {"dynamic": True, "classifier": False, "bidirectional": False, "unrolled": False}
 WIDE = Limits(max_batch=64, max_wait=0)
@@ -199,7 +199,7 @@ def test_sequences_of_many_threads_are_their_own(files):
         chunks = [x[:, a:b] for a, b in pairwise(cuts) if b > a]
         futures = []
         for index, chunk in enumerate(chunks):
-            turn = Turn(number, index == 0, index == len(chunks) - 1)
+            turn = Chunk(number, index == 0, index == len(chunks) - 1)
             futures.append(engine.submit({"input": chunk}, sequence=turn))
             if number % 3:
                 futures[-1].result(60)
@@ -219,18 +219,18 @@ def test_sequences_of_many_threads_are_their_own(files):
 
 def test_a_failed_chunk_leaves_the_state_as_it_was(stream, monkeypatch):
     x = inputs("dynamic", 1, 6)
-    stream.submit({"input": x[:, :2]}, sequence=Turn(1, True, False)).result(60)
+    stream.submit({"input": x[:, :2]}, sequence=Chunk(1, True, False)).result(60)
     run = stream._session.run
     with monkeypatch.context() as patch:
         patch.setattr(stream._session, "run", lambda feeds: run({}))
         with pytest.raises(InputError):
-            stream.submit({"input": x[:, 2:]}, sequence=Turn(1, False, False)).result(60)
-    rest = stream.submit({"input": x[:, 2:]}, sequence=Turn(1, False, True)).result(60)
+            stream.submit({"input": x[:, 2:]}, sequence=Chunk(1, False, False)).result(60)
+    rest = stream.submit({"input": x[:, 2:]}, sequence=Chunk(1, False, True)).result(60)
     np.testing.assert_allclose(rest["output"], run({"input": x})["output"][:, 2:], atol=2e-6)
 
 
 def test_an_unknown_sequence_is_an_error(stream):
-    future = stream.submit({"input": inputs("dynamic", 1, 2)}, sequence=Turn(1, False, False))
+    future = stream.submit({"input": inputs("dynamic", 1, 2)}, sequence=Chunk(1, False, False))
     with pytest.raises(SequenceError, match="no sequence 1"):
         future.result(60)
 
@@ -241,7 +241,8 @@ def test_nothing_is_kept_after_hundreds_of_chunks(files):
     x = inputs("dynamic", 1, 1)
     for chunk in range(100):
         futures = [
-            engine.submit({"input": x}, sequence=Turn(n, chunk == 0, chunk == 99)) for n in range(7)
+            engine.submit({"input": x}, sequence=Chunk(n, chunk == 0, chunk == 99))
+            for n in range(7)
         ]
         for future in futures:
             future.result(60)

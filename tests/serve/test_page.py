@@ -12,7 +12,7 @@ from torch import nn
 
 from bnlstm_deploy.checkpoint import load_checkpoint
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.serve import page as page_module

@@ -6,7 +6,7 @@ import pytest
 from bnlstm_deploy.errors import InputError, OverloadedError, SequenceError
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.serve.limits import Limits
-from bnlstm_deploy.serve.sequences import Sequences, Turn
+from bnlstm_deploy.serve.sequences import Chunk, Sequences
 
 
 class Clock:
@@ -33,67 +33,67 @@ def results(value, streams=1):
 
 
 def test_a_state_is_handed_from_chunk_to_chunk(sequences):
-    assert sequences.state(Turn(5, True, False), 1) == {}
-    sequences.keep(Turn(5, True, False), 1, results(1))
-    feeds = sequences.state(Turn(5, False, False), 1)
+    assert sequences.state(Chunk(5, True, False), 1) == {}
+    sequences.keep(Chunk(5, True, False), 1, results(1))
+    feeds = sequences.state(Chunk(5, False, False), 1)
     assert feeds.keys() == {"initial_h", "initial_c", "start_step"}
     assert (feeds["initial_h"] == 1).all()
     assert (feeds["initial_c"] == -1).all()
     assert feeds["start_step"].tolist() == [3]
-    sequences.keep(Turn(5, False, True), 1, results(2))
+    sequences.keep(Chunk(5, False, True), 1, results(2))
     assert len(sequences) == 0
     with pytest.raises(SequenceError, match="no sequence 5: it was not started, was ended"):
-        sequences.state(Turn(5, False, False), 1)
+        sequences.state(Chunk(5, False, False), 1)
 
 
 def test_numbers_and_text_are_different_ids(sequences):
-    sequences.keep(Turn(5, True, False), 1, results(1))
+    sequences.keep(Chunk(5, True, False), 1, results(1))
     with pytest.raises(SequenceError, match="no sequence '5'"):
-        sequences.state(Turn("5", False, False), 1)
+        sequences.state(Chunk("5", False, False), 1)
 
 
 def test_a_start_begins_anew(sequences):
-    sequences.keep(Turn(5, True, False), 1, results(1))
-    assert sequences.state(Turn(5, True, False), 4) == {}
+    sequences.keep(Chunk(5, True, False), 1, results(1))
+    assert sequences.state(Chunk(5, True, False), 4) == {}
 
 
 def test_idle_sequences_are_dropped(sequences, clock):
-    sequences.keep(Turn("a", True, False), 1, results(1))
+    sequences.keep(Chunk("a", True, False), 1, results(1))
     clock.now = 6.0
-    sequences.keep(Turn("b", True, False), 1, results(2))
-    sequences.check(Turn("a", False, False), {})  # a chunk that arrives keeps it
+    sequences.keep(Chunk("b", True, False), 1, results(2))
+    sequences.check(Chunk("a", False, False), {})  # a chunk that arrives keeps it
     clock.now = 15.0
     assert len(sequences) == 2
     clock.now = 16.5
     assert len(sequences) == 0
     with pytest.raises(SequenceError, match="had no chunk for 10 s"):
-        sequences.state(Turn("a", False, False), 1)
+        sequences.state(Chunk("a", False, False), 1)
 
 
 def test_one_more_than_there_may_be(sequences, clock):
     for name in "ab":
-        sequences.keep(Turn(name, True, False), 1, results(1))
+        sequences.keep(Chunk(name, True, False), 1, results(1))
     with pytest.raises(OverloadedError, match="2 sequences are held, which is max_sequences"):
-        sequences.state(Turn("c", True, False), 1)
-    assert sequences.state(Turn("a", True, False), 1) == {}
+        sequences.state(Chunk("c", True, False), 1)
+    assert sequences.state(Chunk("a", True, False), 1) == {}
     clock.now = 11.0
-    assert sequences.state(Turn("c", True, False), 1) == {}
+    assert sequences.state(Chunk("c", True, False), 1) == {}
 
 
 def test_the_number_of_streams_is_fixed(sequences):
-    sequences.keep(Turn(5, True, False), 2, results(1, 2))
+    sequences.keep(Chunk(5, True, False), 2, results(1, 2))
     with pytest.raises(InputError, match="sequence 5 has 2 streams, this chunk 3"):
-        sequences.state(Turn(5, False, False), 3)
+        sequences.state(Chunk(5, False, False), 3)
 
 
 def test_only_the_first_chunk_brings_a_state(sequences):
     given = {"initial_h": np.zeros((2, 1, 8), np.float32)}
-    sequences.check(Turn(5, True, False), given)
+    sequences.check(Chunk(5, True, False), given)
     with pytest.raises(InputError, match="'initial_h' is given for sequence 5"):
-        sequences.check(Turn(5, False, False), given)
+        sequences.check(Chunk(5, False, False), given)
 
 
 def test_models_that_cannot_continue(files):
     sequences = Sequences(Session(files / "bidirectional.onnx").metadata, Limits())
     with pytest.raises(InputError, match="two directions or materialized weights"):
-        sequences.check(Turn(5, True, False), {})
+        sequences.check(Chunk(5, True, False), {})

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from tests.models import randomize
 

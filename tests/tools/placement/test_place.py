@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, parser
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.export import export
+from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from tests.models import randomize
 from tools.placement import Status, place

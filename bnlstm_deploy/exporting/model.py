@@ -1,0 +1,272 @@
+"""export(): any torch model that holds BNLSTM layers becomes an ONNX file."""
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.checkpoint.digest import state_sha256
+from bnlstm_deploy.errors import ExportError
+from bnlstm_deploy.exporting.choose import AUTO, CPU, Request, summarize
+from bnlstm_deploy.exporting.folded import FoldedBNLSTM, wide_dtype
+from bnlstm_deploy.exporting.forms import FACTORED, unrolled
+from bnlstm_deploy.exporting.graph import check_dynamic, finish
+from bnlstm_deploy.exporting.lifted import Lifted, recurrent_layers, recurrent_modules
+from bnlstm_deploy.exporting.padding import find_time_axes
+from bnlstm_deploy.exporting.values import (
+    DynamicShapes,
+    GraphInput,
+    example_inputs,
+    own_inputs,
+    result_names,
+    state_input,
+    with_fixed_time,
+)
+from bnlstm_deploy.metadata import Metadata, RecurrentLayers
+from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.signature import TIME
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+OPSETS = range(18, 24)
+DEFAULT_OPSET = 20
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    inputs: Sequence[Tensor] | None = None,
+    *,
+    dynamic_shapes: DynamicShapes | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+    opset: int = DEFAULT_OPSET,
+    force: bool = False,
+    form: str = AUTO,
+    folding: str = AUTO,
+    target: str = CPU,
+    length: int | None = None,
+    merge_tolerance: float = 0.0,
+) -> Metadata:
+    """Fold the BNLSTM layers of a model and write it as one ONNX file.
+
+    The graph computes what `model` computes in evaluation. Besides the model's own inputs and
+    outputs it has, for its BNLSTM, the optional inputs
+
+        initial_h, initial_c    (num_layers * num_directions, N, H); if left out, what the
+                                BNLSTM starts from: zeros, or the state that it learned
+        lengths                 (N,) int64; the input's length if left out
+        start_step              (N,) int64; 0 if left out. Not with two directions, and not with
+                                materialized weights
+
+    and the outputs `h_n`, `c_n` and `next_step` (N,), except for inputs that the model passes to
+    its BNLSTM itself. If it holds several BNLSTM, the names are prefixed with their module paths.
+    Each layer and direction is one node `bnlstm::BNLSTM` (docs/operator.md) with a function body in
+    standard operators.
+
+    Args:
+        model: Any module that holds BNLSTM layers. It is copied, not changed.
+        path: The file to write.
+        inputs: Example arguments of the model, with a batch and a time of at least 2. May be left
+            out for a BNLSTM or a BNLSTMModel.
+        dynamic_shapes: By default the batch and time axes as the BNLSTM lays them out in tensors of
+            at least two axes, else the batch axis, under the names `batch` and `time`.
+        input_names: Names of the model's inputs; by default those of its forward's parameters.
+        output_names: Names of the model's outputs; by default `output`, or `output_0`, ....
+        dtype: float32, float64, float16 or bfloat16. The fold is computed in float64 and rounded
+            once. The last two are the dtype of weights and matrix products; cell states, scales
+            and what is computed of a timestep are float32, and so are the graph's inputs and
+            outputs (docs/precision.md).
+        opset: ONNX opset, 18 to 23.
+        force: Whether to replace an existing file.
+        form: How the recurrence is written: `scan`, `unrolled`, `lstm`, or `auto` for whatever is
+            fastest on the target among what is exact, for each layer and direction
+            (docs/forms.md).
+        folding: `factored`, with scales apart from the weights; `materialized`, with recurrent
+            weights for each timestep, for whole sequences from step 0 only; or `auto`.
+        target: Where the graph is to be fast: `cpu`, `cuda` or `tensorrt`. It runs on all.
+        length: T, if all sequences have that many timesteps. The form `unrolled` needs it and fixes
+            the graph's time to it; with `auto` it is taken into account, and a graph without
+            unrolled nodes still takes any time.
+        merge_tolerance: Let consecutive timesteps share their statistics where no value moves by
+            more than this (`bnlstm_deploy.folding.merge`). Above 0 this changes what the graph
+            computes; `verify` measures how much.
+
+    Returns:
+        The metadata that was written into the file.
+
+    Raises:
+        ExportError: The file exists, `model` holds no BNLSTM or cannot be exported, an argument
+            is out of range, the form is not exact for a layer, or an axis that must be dynamic
+            came out fixed.
+        FoldError: Statistics or weights cannot be folded, or the tolerance is negative.
+    """
+    path = Path(path)
+    check_destination(path, force=force)
+    if dtype not in DTYPES:
+        raise ExportError(f"dtype is {dtype}; pass one of {', '.join(map(str, DTYPES))}")
+    if opset not in OPSETS:
+        raise ExportError(f"opset is {opset}; pass {OPSETS.start} to {OPSETS.stop - 1}")
+    dtype_name = str(dtype).removeprefix("torch.")
+    request = Request(form, folding, target, length, dtype_name)
+    layers = recurrent_layers(model)
+    folded = fold_layers(model, dtype, merge_tolerance)
+    modules = [m for m in recurrent_modules(folded).values() if isinstance(m, FoldedBNLSTM)]
+    for entry, module in zip(layers, modules, strict=True):
+        module.choose(request, entry.name)
+    layers = tuple(map(_with_streams, layers, modules))
+    choices = {
+        f"{entry.value_name('')}{suffix}": choice
+        for entry, module in zip(layers, modules, strict=True)
+        for suffix, choice in module.choices.items()
+    }
+    if all(choice.form != unrolled.FORM for choice in choices.values()):
+        length = None
+
+    examples = tuple(
+        x.to("cpu", wide_dtype(dtype)) if x.is_floating_point() else x.cpu()
+        for x in (example_inputs(model, length or 2) if inputs is None else inputs)
+    )
+    own = own_inputs(model, examples, input_names, dynamic_shapes)
+    lifted = Lifted(folded, layers)
+    with torch.no_grad():
+        outputs, left = lifted([_cast(x, dtype) for x in examples], {})
+    reduced = [value._replace(example=_cast(value.example, dtype)) for value in own]
+    of_outputs = find_time_axes(lifted, reduced)
+    of_inputs = {v.name: a for v in own for a, name in v.axes.items() if name == TIME}
+    if length is not None:
+        own = [with_fixed_time(value, length) for value in own]
+    initial = {
+        entry.value_name(name): getattr(module, name)
+        for entry, module in zip(layers, modules, strict=True)
+        for name in ("initial_h", "initial_c")
+    }
+    state = [state_input(name, left, initial) for name in lifted.accepts]
+    results = result_names(len(outputs), output_names, layers, lifted.accepts)
+    metadata = Metadata(
+        checkpoint_sha256=state_sha256(model),
+        layers=layers,
+        form="+".join(sorted({choice.form for choice in choices.values()})),
+        folding="+".join(sorted({choice.folding for choice in choices.values()})),
+        dtype=dtype_name,
+        reason=summarize(choices),
+        merge_tolerance=merge_tolerance,
+        length=length,
+        target=target,
+        pads=of_outputs is not None,
+        time_axes=of_inputs | {results[i]: axis for i, axis in (of_outputs or {}).items()},
+    )
+    flat = _Flat(lifted, len(own), [i.name for i in state], dtype)
+    graph = _trace(flat, [*own, *state], results, opset)
+    defaults = {i.name: i.default for i in state if i.default is not None}
+    proto = finish(graph, metadata, defaults)
+    with replacing(path) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
+    return metadata
+
+
+def fold_layers(model: nn.Module, dtype: torch.dtype, merge_tolerance: float = 0.0) -> nn.Module:
+    """Return a copy of `model` on the CPU, in evaluation, every BNLSTM a FoldedBNLSTM.
+
+    Raises:
+        FoldError: Statistics or weights cannot be folded, or the tolerance is negative.
+    """
+    if isinstance(model, BNLSTM):
+        return FoldedBNLSTM(model, dtype, merge_tolerance=merge_tolerance).eval()
+    folded = copy.deepcopy(model).eval().to("cpu", dtype)
+    for name, module in model.named_modules():
+        if isinstance(module, BNLSTM):
+            replacement = FoldedBNLSTM(module, dtype, merge_tolerance=merge_tolerance)
+            folded.set_submodule(name, replacement.eval())
+    return folded
+
+
+def check_destination(path: Path, *, force: bool) -> None:
+    """Check that a file may be written to `path`.
+
+    Raises:
+        ExportError: It exists and `force` is not set, or its folder does not exist.
+    """
+    if path.exists() and not force:
+        raise ExportError(f"{path} exists; choose another name, or replace it by force")
+    if not path.parent.is_dir():
+        raise ExportError(f"the folder {path.parent} does not exist; create it first")
+
+
+def _with_streams(entry: RecurrentLayers, module: FoldedBNLSTM) -> RecurrentLayers:
+    factored = all(choice.folding == FACTORED for choice in module.choices.values())
+    return replace(entry, streams=entry.streams and factored)
+
+
+class _Flat(nn.Module):
+    """`Lifted` with all values in one flat list, in the order and the dtypes of the graph."""
+
+    def __init__(
+        self, lifted: Lifted, num_inputs: int, given: list[str], dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.lifted = lifted
+        self.num_inputs = num_inputs
+        self.given = given
+        self.dtype = dtype
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(self.given, values[self.num_inputs :], strict=True))
+        inputs = [_cast(value, self.dtype) for value in values[: self.num_inputs]]
+        outputs, left = self.lifted(inputs, given)
+        wide = wide_dtype(self.dtype)
+        return (*(_cast(output, wide) for output in outputs), *left.values())
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def _trace(
+    module: _Flat, inputs: Sequence[GraphInput], output_names: list[str], opset: int
+) -> ir.Model:
+    """Run torch's exporter.
+
+    Raises:
+        ExportError: It fails, or an axis that must be dynamic came out fixed.
+    """
+    try:
+        with quiet_exporter(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                tuple(i.example for i in inputs),
+                dynamo=True,
+                dynamic_shapes=(tuple(dict(i.axes) for i in inputs),),
+                input_names=[i.name for i in inputs],
+                output_names=output_names,
+                opset_version=opset,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        cause = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ExportError(f"torch cannot export the model: {cause}") from error
+    assert program is not None
+    check_dynamic(program.model, {i.name: i.axes for i in inputs})
+    return program.model
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's remarks on itself (its own deprecations, no torchvision) from users."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

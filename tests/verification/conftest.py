@@ -1,0 +1,69 @@
+"""What several tests of the check share."""
+
+import hashlib
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from bnlstm_deploy.exporting import export
+from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.verification.checker import Checker
+from tests.models import randomize
+
+
+@pytest.fixture(scope="session")
+def model():
+    rnn = BNLSTM(3, 8, 2, batch_first=True, max_length=6)
+    return randomize(BNLSTMModel(rnn, 4, pooling="every"))
+
+
+@pytest.fixture(scope="session")
+def proto(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("verify") / "m.onnx"
+    export(model, path)
+    return onnx.load(path)
+
+
+PLAIN = (bool, int, float, str, tuple, dict, type(None))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _known_references():
+    """Run a training model once on what many checks draw for it: most of their time is that."""
+    known, make = {}, Checker.make_reference
+
+    def remembered(checker, trial, jitters):
+        key = _digest(
+            *_of_model(checker.truth.lifted),
+            *(checker.graph.metadata.dtype, checker.graph.metadata.merge_tolerance),
+            *(checker.truth.inputs, checker.truth.outputs, checker.truth.state_outputs),
+            *(trial.case, trial.lengths, checker.seed, jitters),
+            *(part for feeds in trial.feeds for part in feeds.items()),
+        )
+        if key not in known:
+            known[key] = make(checker, trial, jitters)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checker, "make_reference", remembered)
+        yield
+
+
+def _of_model(model):
+    for name, module in model.named_modules():
+        plain = {k: v for k, v in vars(module).items() if isinstance(v, PLAIN) and k[0] != "_"}
+        yield name, id(type(module)), plain
+    yield from model.state_dict().items()
+
+
+def _digest(*parts):
+    digest = hashlib.sha256()
+    for part in parts:
+        name, value = part if isinstance(part, tuple) and len(part) == 2 else ("", part)
+        array = np.asarray(value) if isinstance(value, torch.Tensor | np.ndarray) else None
+        said = (name, value) if array is None else (name, array.dtype.str, array.shape)
+        digest.update(repr(said).encode())
+        digest.update(b"" if array is None else array.tobytes())
+    return digest.digest()
