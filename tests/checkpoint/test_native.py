@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,3 +188,19 @@ def test_damage_is_one_clear_error(folder, capsys, damage, message):
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(damage(folder))
     assert capsys.readouterr().out == ""  # and no code of the checkpoint ran
+
+
+def test_weights_that_cannot_be_written_leave_the_old_ones(tmp_path, monkeypatch):
+    model = BNLSTM(2, 3, max_length=2)
+    save_checkpoint(model, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    write = Path.write_bytes
+
+    def full(path, content):
+        write(path, content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(BNLSTM(2, 3, max_length=2), tmp_path, force=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

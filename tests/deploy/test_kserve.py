@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from bnlstm_deploy.cli.main import app
 from bnlstm_deploy.deploy.kserve import MOUNT, Service, inference_service, manifest
 from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.serve.settings import TOKEN_VARIABLE
 from tests.deploy.commands import invoke
 
@@ -81,6 +82,13 @@ def test_the_arguments_are_those_of_serve(exported, monkeypatch, native):
         "grpc_port": ports["h2c"],
     }
     assert only["readinessProbe"]["httpGet"]["port"] == ports["http1"]
+
+
+def test_kubernetes_waits_for_requests_that_were_accepted():
+    """A server that is told to stop answers for as long as a request may take."""
+    content = inference_service(Service("mine", "layers.onnx", "pvc://models", "image"))
+    grace = content["spec"]["predictor"]["terminationGracePeriodSeconds"]
+    assert 2 * Limits().timeout <= grace <= 120
 
 
 def test_a_file_is_replaced_only_by_force(exported, tmp_path):

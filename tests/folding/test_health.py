@@ -1,5 +1,6 @@
 """What inspect warns about."""
 
+import pytest
 import torch
 
 from bnlstm_deploy.folding.health import warnings
@@ -49,3 +50,22 @@ def test_a_learned_state_at_a_step_whose_statistics_saw_none():
     assert warnings(model) == []
     model.hidden_norm_l0.running_var[0] = 0
     assert "the initial state is learned" in warnings(model)[0]
+
+
+@pytest.mark.parametrize(("part", "warned"), [(0.9e-3, True), (1.1e-3, False)])
+def test_a_variance_has_decayed_below_a_thousandth_of_eps(part, warned):
+    model = visited()
+    model.cell_norm_l0.running_var[3, 1] = part * model.cell_norm_l0.eps
+    texts = [text for text in warnings(model) if "variance of 1 features is 0" in text]
+    assert bool(texts) == warned
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(99.0, False), (101.0, True)])
+def test_a_scale_is_huge_above_a_hundred(scale, warned):
+    model = visited()
+    norm = model.cell_norm_l0
+    with torch.no_grad():
+        norm.weight[1] = scale * (norm.running_var[3, 1] + norm.eps).sqrt()
+        norm.running_var[:, 1] = norm.running_var[3, 1]
+    texts = [text for text in warnings(model) if "the folded scale reaches" in text]
+    assert bool(texts) == warned

@@ -199,3 +199,19 @@ def test_repr_shows_what_differs_from_the_defaults():
     text = repr(BNLSTM(3, 4, 2, False, True, 0.5, True, max_length=5, normalize=("hidden",)))
     for part in ("num_layers=2", "bias=False", "dropout=0.5", "bidirectional=True", "hidden"):
         assert part in text
+
+
+def test_dropout_is_between_layers_and_that_of_torch():
+    arguments = {"num_layers": 3, "dropout": 0.5, "dtype": torch.float64}
+    theirs = nn.LSTM(2, 4, **arguments)
+    ours = BNLSTM(2, 4, max_length=1, normalize=(), **arguments)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(5, 6, 2, dtype=torch.float64)
+    outputs = []
+    for model in (theirs, ours):
+        torch.manual_seed(3)
+        outputs.append(model(x)[0])
+    torch.testing.assert_close(*outputs)
+    undropped = ours.eval()(x)[0]
+    assert (outputs[1] - undropped).abs().max() > 1e-3
+    torch.testing.assert_close(undropped, theirs.eval()(x)[0])

@@ -100,3 +100,14 @@ def test_an_interrupted_recalibration_changes_nothing():
 def test_errors_say_what_to_pass(model, batches, message):
     with pytest.raises(InputError, match=message):
         recalibrate(model, batches)
+
+
+def test_a_smaller_last_minibatch_counts_by_its_streams():
+    model = BNLSTM(2, 3, max_length=1, dtype=torch.float64)
+    batches = [torch.randn(1, streams, 2, dtype=torch.float64) for streams in (6, 6, 2)]
+    recalibrate(model, batches)
+    products = [batch[0] @ model.weight_ih_l0.detach().T for batch in batches]
+    mean = torch.cat(products).mean(0)  # of streams, not of minibatches
+    deviations = sum((product - product.mean(0)).square().sum(0) for product in products)
+    torch.testing.assert_close(model.input_norm_l0.running_mean[0], mean)
+    torch.testing.assert_close(model.input_norm_l0.running_var[0], deviations / (5 + 5 + 1))

@@ -258,3 +258,19 @@ def test_a_cold_model_is_alive_and_not_ready(paths):
     assert answer.status_code == 503
     assert "not ready" in answer.json()["error"]
     engine.close()
+
+
+def test_a_server_that_shuts_down_is_alive_and_not_ready(paths):
+    engine = Engine(paths[1], name="m", threads=1)
+    engine.warm_up()
+    app = create_app([engine], Settings())
+    with Client(app) as client:
+        assert client.get("/v2/health/ready").status_code == 200
+        app.state.plane.draining = True
+        assert client.get("/v2/health/live").status_code == 200
+        assert client.get("/v2/health/ready").status_code == 503
+        assert client.get("/v2/models/m/ready").status_code == 503
+        answer = client.post(INFER, json={"inputs": [GOOD]})
+    assert answer.status_code == 503
+    assert "shutting down" in answer.json()["error"]
+    engine.close()

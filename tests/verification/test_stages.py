@@ -20,9 +20,12 @@ from bnlstm_deploy.verification import Report, assert_equivalent, record, verify
 from bnlstm_deploy.verification.metrics import Comparison
 from bnlstm_deploy.verification.process import GraphProcess
 from bnlstm_deploy.verification.report import EPS
+from bnlstm_deploy.verification.structure import check_structure
 from tests.models import randomize
 from tests.verification.mutants import set_array, times
 from tests.verification.quick import check
+
+X = torch.zeros(3, 5, 2)
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +98,34 @@ def test_a_crash_is_a_failed_stage_and_not_the_end(model, path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        (lambda p: p.functions.pop(), "nodes"),
         (lambda p: set_property(p, "bnlstm.checkpoint_sha256", "0" * 64), "checkpoint hash"),
-        (lambda p: p.opset_import.add(domain="ai.onnx.ml", version=99), "valid ONNX"),
+        (lambda p: p.graph.ClearField("name"), "valid ONNX"),
     ],
 )
 def test_what_is_wrong_with_the_file_itself_is_found(change, name, model, path):
     changed(path, change)
-    try:
-        report = check(model, path)
-    except RuntimeSessionError:  # it does not even load
-        return
+    report = check(model, path)
     assert not report.passed
     assert name in stage(report, "structure").detail
+
+
+def test_nodes_are_one_a_layer_and_each_has_its_function(model, path):
+    session = Session(path)  # which would refuse the other file
+
+    def nodes():
+        (found,) = (f for f in check_structure(model, path, session, [X])[1] if f.name == "nodes")
+        return found
+
+    assert nodes().ok
+    changed(path, lambda p: p.functions.pop())
+    assert not nodes().ok
+    assert "1 without a function" in nodes().detail
+
+
+def test_a_file_that_does_not_load_is_an_error(model, path):
+    changed(path, lambda p: p.functions.pop())
+    with pytest.raises(RuntimeSessionError, match="cannot load"):
+        check(model, path)
 
 
 def set_property(proto, key, value):
@@ -152,7 +170,7 @@ def test_data_of_ones_own(model, path, tmp_path):
     y[:10] = (y[:10] + 1) % 3
     np.savez(tmp_path / "x.npz", x=x)
     np.savez(tmp_path / "y.npz", y=y)
-    report = check(model, path, data=[tmp_path / "x.npz", tmp_path / "y.npz"])
+    report = check(model, path, data=[tmp_path / "x.npz", tmp_path / "y.npz"], native=True)
     assert report.passed
     assert len(report.agreements) == 1 + len(instruction_sets())
     for agreement in report.agreements:

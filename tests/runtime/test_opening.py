@@ -1,0 +1,23 @@
+"""How files are opened."""
+
+import onnxruntime as ort
+
+from bnlstm_deploy.exporting import export
+from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.runtime import Session
+from tests.models import randomize
+
+
+def test_an_optimizer_that_ends_the_process_is_switched_off(tmp_path, monkeypatch):
+    """Which graphs it does that to, on CPUs and in float16, is ONNX Runtime's secret."""
+    path = tmp_path / "m.onnx"
+    export(randomize(BNLSTM(3, 4, max_length=2)), path)
+    open_session, asked = ort.InferenceSession, []
+
+    def opening(*arguments, **options):
+        asked.append(options["disabled_optimizers"])
+        return open_session(*arguments, **options)
+
+    monkeypatch.setattr(ort, "InferenceSession", opening)
+    Session(path, native=False)
+    assert [list(names) for names in asked] == [["FuseFp16InitializerToFp32NodeTransformer"]]
