@@ -13,6 +13,8 @@ from bnlstm_deploy.version import __version__
 
 FORMAT_VERSION = 1
 
+INLINED = "bnlstm.inlined"
+
 VERIFIED = "bnlstm.verified."
 """Prefix of the properties that a passed check leaves."""
 
@@ -80,6 +82,8 @@ class Metadata:
     """Whether padding time, and passing `lengths`, leaves the valid part of outputs the same."""
     time_axes: Mapping[str, int] = field(default_factory=dict)
     """The time axis of inputs and outputs that have one, by name; of outputs only if it `pads`."""
+    inlined: bool = False
+    """Whether the layers' nodes were replaced by what their functions compute."""
     verified: Mapping[str, str] = field(default_factory=dict)
     """What the last check that passed found: date, ratio, versions; empty before any."""
     format_version: int = FORMAT_VERSION
@@ -108,6 +112,7 @@ class Metadata:
             "bnlstm.pads": str(self.pads).lower(),
             "bnlstm.time_axes": json.dumps(dict(self.time_axes)),
             **length,
+            **({INLINED: "true"} if self.inlined else {}),
             **{VERIFIED + name: value for name, value in self.verified.items()},
         }
 
@@ -150,6 +155,7 @@ class Metadata:
                 target=properties.get("bnlstm.target", "cpu"),
                 pads=properties.get("bnlstm.pads") == "true",
                 time_axes=json.loads(properties.get("bnlstm.time_axes", "{}")),
+                inlined=properties.get(INLINED) == "true",
                 verified={
                     name.removeprefix(VERIFIED): value
                     for name, value in properties.items()

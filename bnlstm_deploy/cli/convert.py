@@ -114,6 +114,12 @@ def convert(
             min=0,
         ),
     ] = 0.0,
+    inline: Annotated[
+        bool,
+        typer.Option(
+            "--inline", help="Write no functions, for engines that know none (docs/engines.md)."
+        ),
+    ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and activations.")] = Dtype.float32,
     opset: Annotated[int, typer.Option(help="ONNX opset, 18 to 23.")] = 20,
     verify: Annotated[
@@ -161,6 +167,7 @@ def convert(
                     target=target.value,
                     length=time,
                     merge_tolerance=merge_tolerance,
+                    inline=inline,
                 )
             if verify:
                 # the search is for `verify`, which one runs when there is time

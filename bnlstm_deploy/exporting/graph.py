@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -55,6 +56,11 @@ def finish(
             value.const_value = ir.tensor(defaults[name], name=name)
             model.graph.register_initializer(value)
     proto = ir.to_proto(model)
+    if metadata.inlined:
+        proto = onnx.inliner.inline_local_functions(proto)
+        standard = [entry for entry in proto.opset_import if entry.domain != DOMAIN]
+        del proto.opset_import[:]
+        proto.opset_import.extend(standard)
     try:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

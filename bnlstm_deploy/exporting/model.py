@@ -55,6 +55,7 @@ def export(
     target: str = CPU,
     length: int | None = None,
     merge_tolerance: float = 0.0,
+    inline: bool = False,
 ) -> Metadata:
     """Fold the BNLSTM layers of a model and write it as one ONNX file.
 
@@ -99,6 +100,8 @@ def export(
         merge_tolerance: Let consecutive timesteps share their statistics where no value moves by
             more than this (`bnlstm_deploy.folding.merge`). Above 0 this changes what the graph
             computes; `verify` measures how much.
+        inline: Replace the nodes `bnlstm::BNLSTM` by the nodes of their functions, for engines that
+            know no functions (docs/engines.md). The native kernel cannot run such a file.
 
     Returns:
         The metadata that was written into the file.
@@ -163,6 +166,7 @@ def export(
         target=target,
         pads=of_outputs is not None,
         time_axes=of_inputs | {results[i]: axis for i, axis in (of_outputs or {}).items()},
+        inlined=inline,
     )
     flat = _Flat(lifted, len(own), [i.name for i in state], dtype)
     graph = _trace(flat, [*own, *state], results, opset)

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.metadata import Metadata
+from bnlstm_deploy.metadata import INLINED, Metadata
 from bnlstm_deploy.runtime.cuda import preload
 from bnlstm_deploy.runtime.device import Device, using
 from bnlstm_deploy.runtime.native import Native, register, warn
@@ -60,7 +60,10 @@ class Opening:
         elif native:
             kernel = Native(None, "the native kernel is for the CPU as the only provider")
         try:
-            return self._open(path, options), kernel
+            session = self._open(path, options)
+            if kernel and session.get_modelmeta().custom_metadata_map.get(INLINED) == "true":
+                return session, Native(None, "the file is inlined: it has no node for the kernel")
+            return session, kernel
         except RuntimeSessionError as error:
             if not kernel:
                 raise

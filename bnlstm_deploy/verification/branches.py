@@ -31,7 +31,9 @@ class Branches:
     """
 
     def __init__(self, proto: ModelProto, open_copy: Callable[[ModelProto], Graph]) -> None:
-        own = {o for node in proto.graph.node if node.op_type == "If" for o in node.output}
+        # Of an inlined file nobody can tell which are the layers' own: all are followed.
+        inlined = not proto.functions
+        own = {o for n in proto.graph.node if n.op_type == "If" and not inlined for o in n.output}
         copy = onnx.inliner.inline_local_functions(proto)
         followed = [n for n in copy.graph.node if n.op_type == "If" and not own & set(n.output)]
         del copy.graph.output[:]

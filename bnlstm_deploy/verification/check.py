@@ -13,10 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnlstm_deploy.checkpoint import state_sha256
-from bnlstm_deploy.errors import InputError, RuntimeSessionError, VerificationError
+from bnlstm_deploy.errors import BnlstmError, InputError, RuntimeSessionError, VerificationError
 from bnlstm_deploy.exporting.lifted import recurrent_layers
 from bnlstm_deploy.folding import fold
 from bnlstm_deploy.metadata import RecurrentLayers
@@ -26,7 +26,7 @@ from bnlstm_deploy.verification.backend import Backend
 from bnlstm_deploy.verification.branches import Branches
 from bnlstm_deploy.verification.bundle import check_free
 from bnlstm_deploy.verification.cases import Sample, default_sample
-from bnlstm_deploy.verification.checker import Checker
+from bnlstm_deploy.verification.checker import Checker, converting
 from bnlstm_deploy.verification.conditions import LONGEST, check_conditions
 from bnlstm_deploy.verification.data import Agreement, check_data
 from bnlstm_deploy.verification.draw import Draw
@@ -163,6 +163,7 @@ def verify(
         lengths = [graph.inputs[number].name for number in find_lengths(model, examples)]
         draw = Draw(graph, sample, generator, lengths)
         checker = Checker(model, graphs, seed)
+        _check_same_outputs(checker, examples)
         if served is not None:
             structure += served.findings
             if not served.alike:
@@ -238,6 +239,22 @@ def _check_same_layers(
         raise VerificationError(
             f"the graph was exported from a model with the recurrent layers {found}, the "
             f"checkpoint has {expected}; check it against its own checkpoint"
+        )
+
+
+def _check_same_outputs(checker: Checker, examples: Sequence[Tensor]) -> None:
+    names = [value.name for value in checker.graph.inputs]
+    feeds = {name: x.numpy() for name, x in zip(names, examples, strict=True)}
+    expected = checker.truth.run(feeds)
+    try:
+        actual = converting(checker.graph)(feeds)
+    except BnlstmError:  # which is found elsewhere
+        return
+    shapes = [(expected[v.name].shape, actual[v.name].shape) for v in checker.graph.outputs]
+    if any(one != other for one, other in shapes):
+        raise VerificationError(
+            f"the model gives outputs of the shapes {[one for one, _ in shapes]}, the file of "
+            f"{[other for _, other in shapes]}; check it against the model that it is an export of"
         )
 
 

@@ -1,6 +1,6 @@
 """What a file's metadata say of it, against what it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import onnx
@@ -16,7 +16,7 @@ from bnlstm_deploy.exporting.padding import find_time_axes
 from bnlstm_deploy.exporting.values import GraphInput
 from bnlstm_deploy.metadata import DTYPES, Metadata
 from bnlstm_deploy.signature import TIME
-from bnlstm_deploy.verification.diagnosis.places import Place, find_nodes, inputs_of
+from bnlstm_deploy.verification.diagnosis.places import Place, find_arrays, find_nodes, inputs_of
 from bnlstm_deploy.verification.process import Graph
 
 NUMBERS = {
@@ -49,13 +49,13 @@ def check_claims(
     """
     metadata = graph.metadata
     problems = list(_steps(proto, metadata))
-    dtypes = _dtypes(proto)
+    dtypes = _dtypes(model, proto)
     if dtypes != [metadata.dtype]:
         words = " and ".join(dtypes) or "of no dtype that a graph has"
         problems.append(f"dtype is {metadata.dtype}, the weights are {words}")
         metadata = replace(metadata, dtype=dtypes[0] if dtypes else "float32")
     try:
-        nodes = find_nodes(model, proto)
+        nodes = {} if metadata.inlined else find_nodes(model, proto)
     except VerificationError:
         return metadata, problems  # of another model: that is found elsewhere
     bodies = {(f.domain, f.name, f.overload): f for f in proto.functions}
@@ -86,10 +86,18 @@ def _steps(proto: onnx.ModelProto, metadata: Metadata) -> Iterator[str]:
         yield f"steps is {steps}, the layers have {metadata.steps}"
 
 
-def _dtypes(proto: onnx.ModelProto) -> list[str]:
+def _dtypes(model: nn.Module, proto: onnx.ModelProto) -> list[str]:
     """Return the dtypes of the layers' weights, the most exact first."""
-    nodes = [node for node in proto.graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
-    weights = {inputs_of(node).get(name) for node in nodes for name in ("weight_ih", "weight_hh")}
+    try:
+        arrays = find_arrays(model, proto)
+    except VerificationError:
+        nodes = [node for node in proto.graph.node if (node.domain, node.op_type) == (DOMAIN, NAME)]
+        return _types_of(proto, [inputs_of(node) for node in nodes])
+    return _types_of(proto, arrays.values())
+
+
+def _types_of(proto: onnx.ModelProto, arrays: Iterable[Mapping[str, str]]) -> list[str]:
+    weights = {named.get(name) for named in arrays for name in ("weight_ih", "weight_hh")}
     types = {entry.data_type for entry in proto.graph.initializer if entry.name in weights}
     return [name for name in DTYPES if NUMBERS[name] in types]
 
@@ -112,6 +120,8 @@ def _streams(metadata: Metadata, found: dict[Place, tuple[str, str]]) -> Iterato
     """Yield whether each of the layers can be continued in chunks."""
     for entry in metadata.layers:
         foldings = {both[1] for place, both in found.items() if entry.name in ("", place.path)}
+        if metadata.inlined:  # no body tells
+            foldings = {*metadata.folding.split("+")}
         yield entry.num_directions == 1 and MATERIALIZED not in foldings
 
 

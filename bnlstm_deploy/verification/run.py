@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.lifted import Lifted
 from bnlstm_deploy.metadata import CARRIED, RecurrentLayers
 from bnlstm_deploy.signature import TIME, Array, Value
@@ -57,6 +58,11 @@ class TorchModel:
         for name in self.start_steps:  # without one, Lifted leaves no next step behind
             given.setdefault(name, torch.zeros((), dtype=torch.int64))
         outputs, left = self.lifted(tuple(given[name] for name in self.inputs), given)
+        if len(outputs) != len(self.outputs):
+            raise VerificationError(
+                f"the model gives {len(outputs)} outputs, the file {len(self.outputs)}: "
+                f"{self.outputs}; check it against the model that it was exported from"
+            )
         results = dict(zip(self.outputs, outputs, strict=True))
         # A file may have outputs that its inputs do not call for: that is found elsewhere.
         return results | {name: left[name] for name in self.state_outputs if name in left}

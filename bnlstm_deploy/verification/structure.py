@@ -18,7 +18,7 @@ from bnlstm_deploy.exporting.op import DOMAIN, NAME
 from bnlstm_deploy.metadata import CARRIED, PRODUCER, Metadata, RecurrentLayers
 from bnlstm_deploy.verification.claims import NUMBERS, check_claims
 from bnlstm_deploy.verification.diagnosis.arrays import compare_arrays
-from bnlstm_deploy.verification.diagnosis.places import find_nodes
+from bnlstm_deploy.verification.diagnosis.places import find_arrays
 from bnlstm_deploy.verification.process import Graph
 
 SHOWN = 3
@@ -145,6 +145,8 @@ def _nodes(proto: onnx.ModelProto, graph: Graph) -> Finding:
     expected = sum(entry.num_layers * entry.num_directions for entry in layers)
     functions = {(f.domain, f.name, f.overload) for f in proto.functions}
     bare = [node for node in nodes if (node.domain, node.op_type, node.overload) not in functions]
+    if graph.metadata.inlined:
+        return Finding("nodes", not nodes, f"inlined, {len(nodes)} nodes {DOMAIN}::{NAME} are left")
     ok = len(nodes) == expected and not bare
     detail = f"{len(nodes)} nodes {DOMAIN}::{NAME} for {expected} layers and directions"
     return Finding("nodes", ok, detail + (f", {len(bare)} without a function" if bare else ""))
@@ -168,11 +170,11 @@ def _arrays(model: nn.Module, proto: onnx.ModelProto, metadata: Metadata) -> Ite
     if metadata.producer != PRODUCER:
         return
     try:
-        nodes = find_nodes(model, proto)
+        arrays = find_arrays(model, proto)
     except VerificationError as error:
         yield Finding("arrays", False, str(error))
         return
-    differences, _ = compare_arrays(model, proto, metadata, nodes)
+    differences, _ = compare_arrays(model, proto, metadata, arrays)
     detail = "those of the model's fold, rounded once"
     if differences:
         more = len(differences) - SHOWN

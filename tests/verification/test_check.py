@@ -12,7 +12,7 @@ from torch import nn
 
 from bnlstm_deploy.errors import RuntimeSessionError, VerificationError
 from bnlstm_deploy.exporting import export
-from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from tests.exporting.nodes import all_nodes
 from tests.models import randomize
 from tests.verification.quick import check
@@ -158,6 +158,16 @@ def test_a_mask_that_is_lost_fails(lost, model, proto, tmp_path):
     assert not check(model, tmp_path / "m.onnx").passed
 
 
+class Twice(torch.nn.Module):
+    def __init__(self, rnn):
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x):
+        output = self.rnn(x)[0]
+        return output, output.sum(2)
+
+
 def test_other_weights_fail_and_the_hash_says_why(model, proto, tmp_path):
     onnx.save(proto, tmp_path / "m.onnx")
     other = randomize(copy.deepcopy(model), seed=1)
@@ -250,3 +260,18 @@ def test_a_graph_of_other_layers_cannot_be_checked(model, proto, tmp_path):
         check(BNLSTM(3, 8, max_length=6), tmp_path / "m.onnx")
     with pytest.raises(RuntimeSessionError, match="does not exist"):
         check(model, tmp_path / "nowhere.onnx")
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda rnn: BNLSTMModel(rnn, 2), r"outputs of the shapes \[\(5, 2\)\], the file of"),
+        (Twice, "the model gives 2 outputs, the file 1"),
+    ],
+)
+def test_a_model_with_other_outputs_is_an_error(other, message, tmp_path):
+    rnn = randomize(BNLSTM(3, 4, max_length=3))
+    export(rnn, tmp_path / "m.onnx")
+    sample = lambda generator, batch, time: [torch.zeros(time, batch, 3)]  # noqa: E731
+    with pytest.raises(VerificationError, match=message):
+        check(other(rnn), tmp_path / "m.onnx", sample=sample)

@@ -16,7 +16,7 @@ from bnlstm_deploy.exporting.values import NO_LENGTH
 from bnlstm_deploy.folding import FoldedDirection
 from bnlstm_deploy.folding.folded import FLOATS
 from bnlstm_deploy.metadata import Metadata
-from bnlstm_deploy.verification.diagnosis.places import Place, bnlstms, inputs_of
+from bnlstm_deploy.verification.diagnosis.places import ARRAYS, Place, bnlstms
 from bnlstm_deploy.verification.diagnosis.recompute import EPS
 
 Values = NDArray[np.generic]
@@ -79,7 +79,7 @@ def compare_arrays(
     model: nn.Module,
     proto: onnx.ModelProto,
     metadata: Metadata,
-    nodes: Mapping[Place, onnx.NodeProto],
+    arrays: Mapping[Place, Mapping[str, str]],
 ) -> tuple[tuple[ArrayDifference, ...], FileArrays]:
     """Compare the arrays of a file with the fold rounded to the file's dtype.
 
@@ -87,7 +87,8 @@ def compare_arrays(
         model: The training model.
         proto: The file.
         metadata: Its metadata.
-        nodes: The node of each layer and direction.
+        arrays: What the file calls the arrays of each layer and direction, by the operator's
+            inputs.
 
     Returns:
         The arrays that differ by more than 2 ULP, and what the file holds.
@@ -106,10 +107,9 @@ def compare_arrays(
         path: FoldedBNLSTM(module, dtype, merge_tolerance=metadata.merge_tolerance)
         for path, module in modules.items()
     }
-    for place, node in nodes.items():
+    for place, inputs in arrays.items():
         expected = _arrays_of(folds[place.path], place)
-        inputs = inputs_of(node)
-        for name in (*FLOATS, "rows"):
+        for name in ARRAYS:
             given = held.get(inputs.get(name, ""))
             used.add(inputs.get(name, ""))
             label = inputs.get(name) or place.array_name(name)
@@ -142,7 +142,7 @@ def compare_arrays(
 def _arrays_of(fold: FoldedBNLSTM, place: Place) -> dict[str, Values]:
     """The arrays that an export writes for a place: those of no effect are left out."""
     buffers = dict(fold.named_buffers())
-    names = [name for name in (*FLOATS, "rows") if name + place.suffix in buffers]
+    names = [name for name in ARRAYS if name + place.suffix in buffers]
     wide = {name: buffers[name + place.suffix] for name in names}
     return {
         name: (t.float() if t.dtype == torch.bfloat16 else t).numpy()  # numpy has no bfloat16
@@ -161,7 +161,7 @@ def _defaults(fold: FoldedBNLSTM) -> dict[str, Values]:
 
 def _direction(held: Mapping[str, Values], inputs: Mapping[str, str]) -> FoldedDirection | None:
     """Return the fold that the arrays of a node are; None if they are none."""
-    arrays = {n: held[inputs[n]] for n in (*FLOATS, "rows") if inputs.get(n, "") in held}
+    arrays = {n: held[inputs[n]] for n in ARRAYS if inputs.get(n, "") in held}
     if not {"weight_ih", "weight_hh", "bias"} <= arrays.keys():
         return None
     rows, gates = arrays["bias"].shape
@@ -172,7 +172,7 @@ def _direction(held: Mapping[str, Values], inputs: Mapping[str, str]) -> FoldedD
         "cell_shift": np.zeros((rows, gates // 4)),
         "rows": np.arange(rows),
     }
-    arrays = {name: arrays.get(name, blanks.get(name)) for name in (*FLOATS, "rows")}  # type: ignore[misc]
+    arrays = {name: arrays.get(name, blanks.get(name)) for name in ARRAYS}  # type: ignore[misc]
     floats = {name: arrays[name].astype(np.float64) for name in FLOATS}
     try:
         return FoldedDirection(**floats, rows=arrays["rows"])  # type: ignore[arg-type]

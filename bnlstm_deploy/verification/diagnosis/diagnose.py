@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bnlstm_deploy.checkpoint import state_sha256
+from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.model import fold_layers
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
@@ -25,7 +26,7 @@ from bnlstm_deploy.verification.diagnosis.mistakes import (
 )
 from bnlstm_deploy.verification.diagnosis.narrowing import Minimal, excess, narrow, time_of
 from bnlstm_deploy.verification.diagnosis.origin import Origin
-from bnlstm_deploy.verification.diagnosis.places import find_nodes, places
+from bnlstm_deploy.verification.diagnosis.places import find_arrays, find_nodes, places
 from bnlstm_deploy.verification.diagnosis.trace import trace
 from bnlstm_deploy.verification.lengths import find_lengths
 from bnlstm_deploy.verification.plain import to_plain
@@ -140,9 +141,13 @@ def diagnose(
     path = Path(path)
     graph = Session(path, providers=providers, native=False)
     proto = onnx.load(path)
-    nodes = find_nodes(model, proto)
     metadata = graph.metadata
-    arrays, held = compare_arrays(model, proto, metadata, nodes)
+    if metadata.inlined:
+        raise VerificationError(
+            "an inlined file does not show its layers; diagnose one that is exported without inline"
+        )
+    nodes = find_nodes(model, proto)
+    arrays, held = compare_arrays(model, proto, metadata, find_arrays(model, proto))
     stale = metadata.checkpoint_sha256 not in {
         state_sha256(model, dtype) for dtype in (None, torch.float32, torch.float64)
     }

@@ -8,7 +8,12 @@ from torch import nn
 
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.op import DOMAIN, NAME, Inputs
+from bnlstm_deploy.folding.folded import FLOATS
+from bnlstm_deploy.metadata import INLINED
 from bnlstm_deploy.nn import BNLSTM
+
+ARRAYS = (*FLOATS, "rows")
+"""The operator's inputs that are arrays of the fold."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,29 @@ def find_nodes(model: nn.Module, proto: onnx.ModelProto) -> dict[Place, onnx.Nod
         raise VerificationError(
             f"the file's {DOMAIN}::{NAME} nodes have the input weights {weights}, the model's are "
             f"{list(by_weight)}; diagnose the file with the model that it was exported from"
+        )
+    return found
+
+
+def find_arrays(model: nn.Module, proto: onnx.ModelProto) -> dict[Place, dict[str, str]]:
+    """Return the names in a file of each layer's and direction's arrays, by the operator's inputs.
+
+    Raises:
+        VerificationError: As `find_nodes`; of an inlined file, if a layer has no weights in it.
+    """
+    properties = {entry.key: entry.value for entry in proto.metadata_props}
+    if properties.get(INLINED) != "true":
+        return {place: inputs_of(node) for place, node in find_nodes(model, proto).items()}
+    held = {entry.name for entry in proto.graph.initializer}
+    found = {
+        place: {n: label for n in ARRAYS if (label := place.array_name(n)) in held}
+        for place in places(model)
+    }
+    bare = [str(place) for place, arrays in found.items() if "weight_ih" not in arrays]
+    if bare:
+        raise VerificationError(
+            f"the inlined file has no weights of {', '.join(bare)}; check it against the model "
+            "that it was exported from"
         )
     return found
 
