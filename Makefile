@@ -1,5 +1,7 @@
 # make demo                convert, run and verify the trained example
 # make test                lint, types and tests, as CI runs them
+# make quick               the tests that a change most likely breaks, in under a minute
+# make mutate              small faults in the core rooms, one at a time: which does no test notice?
 # make wheels              the wheel of every platform, built on this one and checked: dist/
 # make test-native-oldest  the native kernel on the oldest ONNX Runtime that is supported
 # make honest              the checker on 300 random models that are right, of which test takes 100
@@ -21,7 +23,11 @@ OLDEST := .venv-oldest
 # Installing compiles these.
 NATIVE := hatch_build.py bnlstm_deploy/native/build.py $(wildcard bnlstm_deploy/native/src/*)
 
-.PHONY: demo test wheels test-native-oldest honest test-cuda-stub test-gpu test-triton launches clean
+QUICK := tests/nn tests/folding tests/checkpoint/test_native.py tests/test_package.py \
+	tests/exporting/test_forms.py tests/exporting/test_scan.py tests/runtime/test_session.py \
+	tests/runtime/test_device.py tests/verification/test_report.py tests/serve/test_merge.py
+
+.PHONY: demo test quick mutate wheels test-native-oldest honest test-cuda-stub test-gpu test-triton launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -31,6 +37,10 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses=auto --dist=worksteal
+
+quick: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/pytest --numprocesses=auto --dist=worksteal $(QUICK)
 
 wheels: .venv/installed
 	$(BIN)/python -m tools.wheels

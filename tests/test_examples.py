@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+from bnlstm_deploy.checkpoint import load, save_checkpoint
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.native import library_path
 from bnlstm_deploy.nn import BNLSTM
@@ -23,7 +24,7 @@ SHAPE = (2, 9, 3)
 SIZES = tuple(map(str, SHAPE))
 """N, T, D as arguments."""
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="libraries are called otherwise")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="libraries are called otherwise")
 
 
 def sawtooth():
@@ -65,6 +66,7 @@ def numbers(result):
     return np.array(result.stdout.split(), np.float32).reshape(*SHAPE[:2], -1)
 
 
+@on_linux
 def test_the_native_program_computes_what_a_session_does(folder):
     own = numbers(run(folder, folder / "model.onnx", library_path(), *SIZES))
     session = Session(folder / "model.onnx")
@@ -72,6 +74,7 @@ def test_the_native_program_computes_what_a_session_does(folder):
     assert np.array_equal(own, session(sawtooth())[0])
 
 
+@on_linux
 @pytest.mark.parametrize("native", [True, False])
 def test_the_native_program_is_as_exact_as_the_training_model(model, folder, native):
     x = torch.from_numpy(sawtooth())
@@ -85,6 +88,7 @@ def test_the_native_program_is_as_exact_as_the_training_model(model, folder, nat
     assert error <= 4 * (float32 - truth).abs().max().item()
 
 
+@on_linux
 def test_what_the_native_program_cannot_do_is_a_message(folder):
     for arguments, variables, message in (
         (("none.onnx", "-"), {}, "none.onnx"),
@@ -102,3 +106,51 @@ def test_what_the_native_program_cannot_do_is_a_message(folder):
     usage = run(folder, folder / "model.onnx")
     assert usage.returncode == 2
     assert "usage" in usage.stderr
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    path = tmp_path_factory.mktemp("digits") / "digits.onnx"
+    export(load(EXAMPLES.parent / "models" / "permuted-digits"), path)
+    return path
+
+
+def program(name, folder, *arguments):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_program_of_python_is_run_here():
+    run = {"convert.py", "classify.py", "stream.py", "whole_model.py", "serve.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == run
+
+
+def test_convert(tmp_path):
+    model = randomize(BNLSTM(2, 3, max_length=2))
+    save_checkpoint(model, tmp_path / "checkpoint")
+    said = program("convert.py", tmp_path, "checkpoint", "m.onnx")
+    assert said.startswith("m.onnx: ")
+    assert Session(tmp_path / "m.onnx").metadata.verified
+
+
+def test_classify(digits, tmp_path):
+    said = program("classify.py", tmp_path, digits)
+    assert len(said.strip("[]\n").split()) == 3
+
+
+@pytest.mark.parametrize("name", ["stream.py", "serve.py"])
+def test_streams(name, digits, tmp_path):
+    assert all(float(error) < 1e-4 for error in program(name, tmp_path, digits).split())
+
+
+def test_a_whole_model(tmp_path):
+    assert program("whole_model.py", tmp_path).startswith("tagger.onnx: ")
