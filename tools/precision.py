@@ -26,7 +26,7 @@ from bnlstm_deploy.exporting import export
 from bnlstm_deploy.folding import FoldedDirection, fold
 from bnlstm_deploy.nn import BNLSTMModel
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.verification.emulate import emulated
+from bnlstm_deploy.verification.measuring.emulate import emulated
 from tools import digits
 
 CHECKPOINT = Path("models/permuted-digits")

@@ -63,7 +63,7 @@ def _session(path: Path) -> "Session":
     try:
         return Session(path)
     except RuntimeSessionError:
-        from bnlstm_deploy.verification.emulate import runnable
+        from bnlstm_deploy.verification.measuring.emulate import runnable
 
         with runnable(path, ("cpu",)) as copy:
             if copy == path:

@@ -116,7 +116,7 @@ def verify(
         if path is not None:
             check_writable(path)
     if html is not None:  # if an extra is missing, say so before the work and not after
-        from bnlstm_deploy.verification.html import write_html
+        from bnlstm_deploy.verification.reporting.html import write_html
     if recheck is not None:
         report = _read_report(recheck).judged(ratio)
     else:

@@ -22,28 +22,28 @@ from bnlstm_deploy.folding import fold
 from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime.providers import Provider
-from bnlstm_deploy.verification.backend import Backend
-from bnlstm_deploy.verification.branches import Branches
-from bnlstm_deploy.verification.bundle import check_free
-from bnlstm_deploy.verification.cases import Sample, default_sample
-from bnlstm_deploy.verification.checker import Checker, converting
-from bnlstm_deploy.verification.conditions import LONGEST, check_conditions
-from bnlstm_deploy.verification.data import Agreement, check_data
-from bnlstm_deploy.verification.draw import Draw
-from bnlstm_deploy.verification.emulate import runnable
-from bnlstm_deploy.verification.failure import explain
-from bnlstm_deploy.verification.graphs import opened, opening_copies
-from bnlstm_deploy.verification.lengths import find_lengths
-from bnlstm_deploy.verification.metrics import Scales
-from bnlstm_deploy.verification.precision import check_precision
-from bnlstm_deploy.verification.process import Graph
-from bnlstm_deploy.verification.report import Report
-from bnlstm_deploy.verification.search import check_worst_case
-from bnlstm_deploy.verification.structure import Finding, check_structure
+from bnlstm_deploy.verification.diagnosis.failure import explain
+from bnlstm_deploy.verification.judging.metrics import Scales
+from bnlstm_deploy.verification.judging.report import Report
+from bnlstm_deploy.verification.judging.structure import Finding, check_structure
+from bnlstm_deploy.verification.measuring.backend import Backend
+from bnlstm_deploy.verification.measuring.branches import Branches
+from bnlstm_deploy.verification.measuring.cases import Sample, default_sample
+from bnlstm_deploy.verification.measuring.checker import Checker, converting
+from bnlstm_deploy.verification.measuring.conditions import LONGEST, check_conditions
+from bnlstm_deploy.verification.measuring.data import Agreement, check_data
+from bnlstm_deploy.verification.measuring.draw import Draw
+from bnlstm_deploy.verification.measuring.emulate import runnable
+from bnlstm_deploy.verification.measuring.graphs import opened, opening_copies
+from bnlstm_deploy.verification.measuring.lengths import find_lengths
+from bnlstm_deploy.verification.measuring.precision import check_precision
+from bnlstm_deploy.verification.measuring.process import Graph
+from bnlstm_deploy.verification.measuring.search import check_worst_case
+from bnlstm_deploy.verification.reporting.bundle import check_free
 from bnlstm_deploy.version import __version__
 
 if TYPE_CHECKING:
-    from bnlstm_deploy.verification.endpoint import Endpoint
+    from bnlstm_deploy.verification.measuring.endpoint import Endpoint
 
 EXAMPLE_BATCH, EXAMPLE_TIME = 5, 9
 """Of the inputs that tell which of them are lengths: random ones of equal values are unlikely."""
@@ -88,7 +88,7 @@ def verify(
     Where the file's rows were merged with a tolerance, the outputs differ on purpose. How much is
     measured, in float64, as `Report.merge_error`, and the graph is held to the merged fold. A graph
     for one number of timesteps is checked on sequences of that many. A bfloat16 graph, for which a
-    CPU has no kernels, is emulated on it (`verification.emulate`). If the check fails, its clearest
+    CPU has no kernels, is emulated on it (`measuring.emulate`). If the check fails, its clearest
     failure is looked into: see `verification.diagnosis`.
 
     Args:
@@ -104,9 +104,9 @@ def verify(
         seed: Of the random inputs, states, lengths, steps and chunks.
         isolated: Whether each graph runs in a process of its own, so that its crash is a result.
         bundle: A folder to make if the check fails, which reproduces the failure: see
-            `bnlstm_deploy.verification.bundle`.
+            `reporting.bundle`.
         endpoint: Of a served model, `http://HOST:PORT/v2/models/NAME`: it is checked in the place
-            of the file, which is to be the one that is served; see `verification.endpoint`.
+            of the file, which is to be the one that is served; see `measuring.endpoint`.
             The only provider is for what still runs here, a diagnosis. Which kernel the server uses
             is up to it.
         progress: Called with the stage, the number of its cases done, and of all of them.
@@ -217,7 +217,7 @@ def _served(url: str | None, graphs: Mapping[Backend, Graph]) -> Iterator["Endpo
     if url is None:
         yield None
         return
-    from bnlstm_deploy.verification.endpoint import Endpoint  # noqa: PLC0415 (it needs the extra client)
+    from bnlstm_deploy.verification.measuring.endpoint import Endpoint  # noqa: PLC0415 (it needs the extra client)
 
     with Endpoint(url, next(iter(graphs.values()))) as served:
         yield served

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from bnlstm_deploy.verification.check import verify
-from bnlstm_deploy.verification.report import Report
+from bnlstm_deploy.verification.judging.report import Report
 
 SHOWN = 5
 

@@ -9,7 +9,7 @@ import torch
 
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
-from bnlstm_deploy.verification.checker import Checker
+from bnlstm_deploy.verification.measuring.checker import Checker
 from tests.models import randomize
 
 

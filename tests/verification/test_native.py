@@ -15,7 +15,7 @@ from bnlstm_deploy.native import library_path
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime.native import VARIABLE, instruction_sets
 from bnlstm_deploy.verification import Report, verify
-from bnlstm_deploy.verification.process import GraphProcess
+from bnlstm_deploy.verification.measuring.process import GraphProcess
 from tests.models import randomize
 
 KERNELS = ["function body", *(f"native {name}" for name in instruction_sets())]

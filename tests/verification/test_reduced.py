@@ -11,7 +11,7 @@ from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.verification import verify
-from bnlstm_deploy.verification.emulate import emulated
+from bnlstm_deploy.verification.measuring.emulate import emulated
 from tests.models import randomize
 from tests.verification.mutants import set_array, times
 from tests.verification.quick import check

@@ -17,10 +17,10 @@ from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.native import instruction_sets
 from bnlstm_deploy.verification import Report, assert_equivalent, record, verify
-from bnlstm_deploy.verification.metrics import Comparison
-from bnlstm_deploy.verification.process import GraphProcess
-from bnlstm_deploy.verification.report import EPS
-from bnlstm_deploy.verification.structure import check_structure
+from bnlstm_deploy.verification.judging.metrics import Comparison
+from bnlstm_deploy.verification.judging.report import EPS
+from bnlstm_deploy.verification.judging.structure import check_structure
+from bnlstm_deploy.verification.measuring.process import GraphProcess
 from tests.models import randomize
 from tests.verification.mutants import set_array, times
 from tests.verification.quick import check

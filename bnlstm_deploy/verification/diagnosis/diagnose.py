@@ -28,10 +28,10 @@ from bnlstm_deploy.verification.diagnosis.narrowing import Minimal, excess, narr
 from bnlstm_deploy.verification.diagnosis.origin import Origin
 from bnlstm_deploy.verification.diagnosis.places import find_arrays, find_nodes, places
 from bnlstm_deploy.verification.diagnosis.trace import trace
-from bnlstm_deploy.verification.lengths import find_lengths
-from bnlstm_deploy.verification.plain import to_plain
-from bnlstm_deploy.verification.process import Graph
-from bnlstm_deploy.verification.run import Run, TorchModel
+from bnlstm_deploy.verification.measuring.lengths import find_lengths
+from bnlstm_deploy.verification.measuring.process import Graph
+from bnlstm_deploy.verification.measuring.run import Run, TorchModel
+from bnlstm_deploy.verification.reporting.plain import to_plain
 
 FEW_ELEMENTS = 4
 """Elements of the file's arrays that may differ for them to be the answer."""

@@ -12,8 +12,8 @@ from bnlstm_deploy.exporting.model import fold_layers
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.diagnosis.arrays import FileArrays
 from bnlstm_deploy.verification.diagnosis.narrowing import num_streams
-from bnlstm_deploy.verification.process import Graph
-from bnlstm_deploy.verification.run import TorchModel
+from bnlstm_deploy.verification.measuring.process import Graph
+from bnlstm_deploy.verification.measuring.run import TorchModel
 
 
 def run_arrays(

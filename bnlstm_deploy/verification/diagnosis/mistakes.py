@@ -16,8 +16,8 @@ from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.diagnosis.narrowing import Minimal, excess
 from bnlstm_deploy.verification.diagnosis.places import Place, bnlstms, places
-from bnlstm_deploy.verification.process import Graph
-from bnlstm_deploy.verification.run import TorchModel
+from bnlstm_deploy.verification.measuring.process import Graph
+from bnlstm_deploy.verification.measuring.run import TorchModel
 
 EXPLAINED = 0.5
 """Part of the error that a confirmed mistake leaves unexplained at most, however loose the

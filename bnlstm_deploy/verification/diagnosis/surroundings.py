@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.diagnosis.places import bnlstms
-from bnlstm_deploy.verification.process import Graph
-from bnlstm_deploy.verification.run import TorchModel
+from bnlstm_deploy.verification.measuring.process import Graph
+from bnlstm_deploy.verification.measuring.run import TorchModel
 
 Floats = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from bnlstm_deploy.verification.diagnosis.origin import Origin, origin_of
 from bnlstm_deploy.verification.diagnosis.places import Place, bnlstms
 from bnlstm_deploy.verification.diagnosis.recompute import EPS, Rounding, Value, exact
 from bnlstm_deploy.verification.diagnosis.surroundings import RecurrentOutputs, Surroundings
-from bnlstm_deploy.verification.process import Graph
+from bnlstm_deploy.verification.measuring.process import Graph
 
 OUTSIDE_ERROR = 8.0
 """Times the float32 error of the model around its recurrent layers that a graph is granted there;

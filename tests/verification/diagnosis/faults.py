@@ -10,7 +10,7 @@ from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.nn.cell import PATHS
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.verification.diagnosis import diagnose
-from bnlstm_deploy.verification.process import Graph
+from bnlstm_deploy.verification.measuring.process import Graph
 from tests.exporting.nodes import all_nodes
 from tests.models import randomize
 

@@ -1,0 +1,119 @@
+"""Conditions beside lengths and states: what one stream does to others, and extreme inputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bnlstm_deploy.signature import BATCH, TIME, Array
+from bnlstm_deploy.verification.measuring.cases import Case
+from bnlstm_deploy.verification.measuring.checker import Checker
+from bnlstm_deploy.verification.measuring.process import Graph
+from bnlstm_deploy.verification.measuring.run import Trial
+
+EXTREMES = {"all zero": 0.0, "huge": 1e3, "saturating": 1e6}
+"""Kinds of inputs, as multiples of the sample."""
+
+FLOAT16_EXTREME = 1e4
+"""The largest multiple for a float16 graph: above 65504 its inputs are infinite."""
+
+JITTERS = 4
+"""Extreme inputs saturate nearly all gates, and the few that are not decide."""
+
+LONGEST = 32
+"""Timesteps of these cases at most: they are about values, not about steps."""
+
+MakeTrial = Callable[[Case], Trial]
+
+Change = Callable[[Array, int, int | None], Array]
+"""Takes an input, the axis of its streams, and that of time if it has one."""
+
+
+def check_conditions(checker: Checker, make_trial: MakeTrial, steps: int) -> None:
+    """Measure extreme inputs, and streams beside others that must not matter to them.
+
+    Args:
+        checker: Runs what is measured.
+        make_trial: Draws inputs for a case.
+        steps: T of the cases.
+    """
+    case = Case(steps, 7, state=True)
+    for kind, multiple in EXTREMES.items():
+        trial = make_trial(case)
+        reduced = checker.graph.metadata.dtype == "float16"
+        factor = min(multiple, FLOAT16_EXTREME) if reduced else multiple
+        scaled = _changed(trial, checker.graph, _times(factor))
+        if scaled is not None:
+            label = f"{case}, {kind} inputs"
+            checker.measure("conditions", scaled, label=label, inputs=kind, jitters=JITTERS)
+    axes = checker.graph.signature.batch_axes
+
+    def first(name: str, array: Array) -> Array:
+        return array.take([0], axis=axes[name]) if name in axes else array[:0]
+
+    for words, value in (("huge", 1e3), ("NaN", np.nan)):
+        trial = make_trial(case)
+        spoilt = _changed(trial, checker.graph, _all_but_the_first(value))
+        if spoilt is not None and _agree(checker, trial, spoilt, first):
+            label = f"{case}, beside streams of {words}"
+            checker.measure("conditions", trial, label=label, run_with=spoilt, select=first)
+    if steps > 1:
+        _check_padding(checker, make_trial(Case(steps, 7, state=True, lengths="random")))
+
+
+def _check_padding(checker: Checker, trial: Trial) -> None:
+    """What lies past a stream's length must not matter."""
+    lengths: Any = next((a for n, a in trial.feeds[0].items() if n.endswith("lengths")), None)
+    if lengths is None:
+        return
+
+    def spoil(array: Array, batch: int, time: int | None) -> Array:
+        if time is None:
+            return array
+        spoilt = np.moveaxis(array.copy(), (batch, time), (0, 1))
+        spoilt[np.arange(spoilt.shape[1]) >= lengths[:, None]] = np.nan
+        return np.moveaxis(spoilt, (0, 1), (batch, time))
+
+    def everything(name: str, array: Array) -> Array:
+        del name
+        return array
+
+    spoilt = _changed(trial, checker.graph, spoil)
+    if spoilt is not None and _agree(checker, trial, spoilt, everything):
+        label = f"{trial.case}, padding of NaN"
+        checker.measure("conditions", trial, label=label, run_with=spoilt)
+
+
+def _times(factor: float) -> Change:
+    return lambda array, batch, time: (array.astype(np.float64) * factor).astype(array.dtype)
+
+
+def _all_but_the_first(value: float) -> Change:
+    def change(array: Array, batch: int, time: int | None) -> Array:
+        del time
+        spoilt = np.moveaxis(array.copy(), batch, 0)
+        spoilt[1:] = value
+        return np.moveaxis(spoilt, 0, batch)
+
+    return change
+
+
+def _changed(trial: Trial, graph: Graph, change: Change) -> Trial | None:
+    """Change the floating point inputs of a trial; None if it has none."""
+    feeds = dict(trial.feeds[0])
+    floats = [v for v in graph.inputs if feeds[v.name].dtype.kind == "f" and BATCH in v.shape]
+    for value in floats:
+        time = value.shape.index(TIME) if TIME in value.shape else None
+        feeds[value.name] = change(feeds[value.name], value.shape.index(BATCH), time)
+    return trial.with_feeds([feeds]) if floats else None
+
+
+def _agree(
+    checker: Checker, trial: Trial, spoilt: Trial, select: Callable[[str, Array], Array]
+) -> bool:
+    """Whether the training model itself gives the same; a model of one's own need not."""
+    one, other = trial.run(checker.truth.run), spoilt.run(checker.truth.run)
+    return all(
+        np.allclose(select(name, other[name]), select(name, value), rtol=1e-9, atol=1e-12)
+        for name, value in one.items()
+    )

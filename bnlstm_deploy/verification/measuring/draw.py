@@ -1,0 +1,62 @@
+"""The inputs of cases, drawn at random."""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from bnlstm_deploy.signature import Array
+from bnlstm_deploy.verification.measuring.cases import Case, Sample, make_given
+from bnlstm_deploy.verification.measuring.process import Graph
+from bnlstm_deploy.verification.measuring.run import Trial
+
+MEMORY = 3 * 2**26
+"""Bytes that the gates of a case may take in float64."""
+
+
+class Draw:
+    """Draws the inputs, states, lengths and start steps of cases.
+
+    Args:
+        graph: The graph, for its names.
+        sample: Makes the model's own inputs.
+        generator: Of everything random.
+        lengths: Names of the model's own inputs that are valid timesteps.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        sample: Sample,
+        generator: np.random.Generator,
+        lengths: Collection[str] = (),
+    ) -> None:
+        self.graph = graph
+        self.sample = sample
+        self.generator = generator
+        self.lengths = lengths
+
+    def __call__(self, case: Case) -> Trial:
+        """Draw all that a case calls for."""
+        fixed = self.graph.metadata.length is not None
+        times = (case.chunks if fixed else ()) or (case.time,)
+        parts = [self.inputs(case.batch, time) for time in times]
+        given = make_given(case, self.graph.metadata.layers, self.generator)
+        taken = {value.name for value in self.graph.state_inputs}
+        for entry in self.graph.metadata.layers:
+            state = {entry.value_name("initial_h"), entry.value_name("initial_c")}
+            if not state <= taken:  # one without the other is refused
+                taken -= state
+        parts[0] |= {name: array for name, array in given.items() if name in taken}
+        return Trial(self.graph, case, parts, self.lengths)
+
+    def inputs(self, batch: int, time: int) -> dict[str, Array]:
+        """Draw the model's own inputs."""
+        tensors = self.sample(self.generator, batch, time)
+        arrays = [tensor.numpy(force=True) for tensor in tensors]
+        return {v.name: array for v, array in zip(self.graph.inputs, arrays, strict=True)}
+
+    def most_streams(self, time: int) -> int:
+        """Return how many streams of T timesteps a case may have, so that memory is bounded."""
+        layers = self.graph.metadata.layers
+        hidden = max(entry.hidden_size * entry.num_directions for entry in layers)
+        return max(1, MEMORY // (time * 4 * hidden * 8))

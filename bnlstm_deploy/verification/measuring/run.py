@@ -1,0 +1,166 @@
+"""Running what is compared: torch models by the names of a graph, and anything in chunks."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bnlstm_deploy.errors import VerificationError
+from bnlstm_deploy.exporting.lifted import Lifted
+from bnlstm_deploy.metadata import CARRIED, RecurrentLayers
+from bnlstm_deploy.signature import TIME, Array, Value
+from bnlstm_deploy.verification.measuring.cases import Case
+from bnlstm_deploy.verification.measuring.process import Graph
+
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+"""Arrays by input name to arrays by output name."""
+
+
+class TorchModel:
+    """A torch model that is run like a `Session`: arrays by the graph's names.
+
+    Args:
+        model: The model, changed in place: put into evaluation, on the CPU and into `dtype`.
+        layers: Its recurrent layers.
+        graph: The graph, for its names.
+        dtype: In which to compute.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[RecurrentLayers],
+        graph: Graph,
+        dtype: torch.dtype,
+    ) -> None:
+        self.lifted = Lifted(model.eval().to("cpu", dtype), layers)
+        self.dtype = dtype
+        self.inputs = [value.name for value in graph.inputs]
+        self.outputs = [value.name for value in graph.outputs]
+        self.state_outputs = [value.name for value in graph.state_outputs]
+        self.start_steps = [
+            value.name for value in graph.state_inputs if value.name.endswith("start_step")
+        ]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the model: arrays by input name to arrays by output name."""
+        with torch.inference_mode():
+            results = self.outputs_of({n: torch.from_numpy(array) for n, array in feeds.items()})
+        return {
+            name: (t.float() if t.dtype == torch.bfloat16 else t).numpy()  # numpy has no bfloat16
+            for name, t in results.items()
+        }
+
+    def outputs_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the model on tensors, with gradients."""
+        given = {n: t.to(self.dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+        for name in self.start_steps:  # without one, Lifted leaves no next step behind
+            given.setdefault(name, torch.zeros((), dtype=torch.int64))
+        outputs, left = self.lifted(tuple(given[name] for name in self.inputs), given)
+        if len(outputs) != len(self.outputs):
+            raise VerificationError(
+                f"the model gives {len(outputs)} outputs, the file {len(self.outputs)}: "
+                f"{self.outputs}; check it against the model that it was exported from"
+            )
+        results = dict(zip(self.outputs, outputs, strict=True))
+        # A file may have outputs that its inputs do not call for: that is found elsewhere.
+        return results | {name: left[name] for name in self.state_outputs if name in left}
+
+
+class Trial:
+    """One case with its inputs, to be run by any model.
+
+    Args:
+        graph: The graph, for its names.
+        case: The condition.
+        feeds: The inputs of the whole sequence; for the chunks of a graph that is for one number of
+            timesteps, those of each chunk.
+        lengths: Names of the model's own inputs that are valid timesteps: see `find_lengths`.
+        checked: Whether a session checks the inputs; if not, they may be such as the graph takes
+            and a session refuses.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        case: Case,
+        feeds: Sequence[Mapping[str, Array]],
+        lengths: Collection[str] = (),
+        *,
+        checked: bool = True,
+    ) -> None:
+        self.graph = graph
+        self.case = case
+        self.feeds = feeds
+        self.lengths = lengths
+        self.checked = checked
+
+    def with_feeds(self, feeds: Sequence[Mapping[str, Array]]) -> "Trial":
+        """Return the same case with other inputs."""
+        return Trial(self.graph, self.case, feeds, self.lengths)
+
+    def repeated(self, times: int) -> "Trial":
+        """Return the same case with each of its streams several times."""
+        axes = self.graph.signature.batch_axes
+        return self.with_feeds(
+            [
+                {n: np.concatenate([a] * times, axes[n]) if n in axes else a for n, a in f.items()}
+                for f in self.feeds
+            ]
+        )
+
+    def run(self, run: Run) -> dict[str, Array]:
+        """Run the whole sequence at once, unless it is given in chunks."""
+        return run(self.feeds[0]) if len(self.feeds) == 1 else self.run_chunks(run)
+
+    def run_chunks(self, run: Run) -> dict[str, Array]:
+        """Run in the case's chunks, carry the states, and join the outputs.
+
+        Outputs with a time axis are joined over time, or stacked if the chunks were given as such.
+        Others are those of the last chunk.
+        """
+        pieces: list[dict[str, Array]] = []
+        state: dict[str, Array] = {}
+        for feeds in self.chunks():
+            results = run({**feeds, **state})
+            pieces.append(results)
+            state = {
+                entry.value_name(into): results[entry.value_name(out)]
+                for entry in self.graph.metadata.layers
+                for into, out in CARRIED.items()
+            }
+        return self.joined(pieces)
+
+    def chunks(self) -> Sequence[Mapping[str, Array]]:
+        """Return the inputs of each chunk, without states."""
+        return self.feeds if len(self.feeds) > 1 else list(self._cut())
+
+    def joined(self, pieces: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        """Join what each chunk gave."""
+        joined = dict(pieces[-1])
+        for value in self.graph.outputs:
+            parts = [piece[value.name] for piece in pieces]
+            if len(self.feeds) > 1:
+                joined[value.name] = np.stack(parts)
+            elif TIME in value.shape:
+                joined[value.name] = np.concatenate(parts, axis=value.shape.index(TIME))
+        return joined
+
+    def _cut(self) -> Iterator[dict[str, Array]]:
+        start = 0
+        for length in self.case.chunks:
+            part = {
+                value.name: _slice(self.feeds[0][value.name], value, start, start + length)
+                for value in self.graph.inputs
+            }
+            for name in self.lengths:
+                part[name] = np.clip(part[name] - start, 0, length)
+            yield part
+            start += length
+
+
+def _slice(array: Array, value: Value, start: int, stop: int) -> Array:
+    if TIME not in value.shape:
+        return array
+    return array.take(np.arange(start, stop), axis=value.shape.index(TIME))
