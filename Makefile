@@ -23,9 +23,9 @@ OLDEST := .venv-oldest
 # Installing compiles these.
 NATIVE := hatch_build.py bnlstm_deploy/native/build.py $(wildcard bnlstm_deploy/native/src/*)
 
-QUICK := tests/nn tests/folding tests/checkpoint/test_native.py tests/test_package.py \
+QUICK := tests/nn tests/folding tests/checkpoint/test_own_format.py tests/test_package.py \
 	tests/exporting/test_forms.py tests/exporting/test_scan.py tests/runtime/test_session.py \
-	tests/runtime/test_device.py tests/verification/judging/test_report.py tests/serve/test_merge.py
+	tests/runtime/test_device.py tests/verification/judging/test_report.py tests/serve/test_merger.py
 
 .PHONY: demo test quick mutate wheels test-native-oldest honest test-cuda-stub test-gpu test-triton launches clean
 

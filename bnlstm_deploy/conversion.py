@@ -8,7 +8,7 @@ from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.checkpoint import load
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting import export
-from bnlstm_deploy.exporting.model import check_destination
+from bnlstm_deploy.exporting.export import check_destination
 from bnlstm_deploy.verification import Report, record, sample_like, verify
 
 if TYPE_CHECKING:

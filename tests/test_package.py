@@ -1,6 +1,7 @@
 """The package's public surface, and the directions of its imports."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import re
@@ -110,3 +111,33 @@ def test_imports_follow_the_arrows(room):
 
 def test_the_types_are_for_users():
     assert (Path(bnlstm_deploy.__file__).parent / "py.typed").is_file()
+
+
+def modules():
+    """Return the package's modules by name, and what each imports when it is imported."""
+    root = Path(bnlstm_deploy.__path__[0])
+    paths = {}
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        paths[".".join(parts).removesuffix(".__init__")] = path
+
+    def imported(path):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    yield inner if inner in paths else node.module
+
+    return {name: {*imported(path)} & paths.keys() for name, path in paths.items()}
+
+
+def test_no_import_goes_in_a_circle():
+    graphlib.TopologicalSorter(modules()).prepare()  # raises CycleError
+
+
+def test_no_two_files_have_one_name():
+    """But for commands, which are called like what they do, or like the room that does it."""
+    root = Path(bnlstm_deploy.__path__[0])
+    names = [path.name for path in root.rglob("*.py") if path.parent.name != "cli"]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice == {"__init__.py"}

@@ -54,7 +54,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
-from bnlstm_deploy.runtime.native import instruction_sets
+from bnlstm_deploy.runtime.kernel import instruction_sets
 from bnlstm_deploy.runtime.providers import resolve
 from tools import peers
 from tools.bars import bars, bars_table

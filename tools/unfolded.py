@@ -14,7 +14,7 @@ from torch._higher_order_ops import scan
 from torch.nn import functional as F
 
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.exporting.model import quiet_exporter
+from bnlstm_deploy.exporting.export import quiet_exporter
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
 
 OPSET = 20

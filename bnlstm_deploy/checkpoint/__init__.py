@@ -13,7 +13,7 @@ from bnlstm_deploy.checkpoint.loading import (  # noqa: E402
     load,
     load_checkpoint,
 )
-from bnlstm_deploy.checkpoint.native import save_checkpoint  # noqa: E402
+from bnlstm_deploy.checkpoint.own_format import save_checkpoint  # noqa: E402
 from bnlstm_deploy.checkpoint.parse import find_layout, shipped_layouts  # noqa: E402
 from bnlstm_deploy.checkpoint.read import read_tensors  # noqa: E402
 from bnlstm_deploy.checkpoint.recorded import compare_recording, read_recording  # noqa: E402

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from bnlstm_deploy.checkpoint.build import build
+from bnlstm_deploy.checkpoint.construct import build
 from bnlstm_deploy.checkpoint.layout import GATES, Layout
 from bnlstm_deploy.checkpoint.match import Match
 from bnlstm_deploy.checkpoint.recorded import Agreement, Array, Recording, compare, time_major

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bnlstm_deploy.checkpoint.build import build
+from bnlstm_deploy.checkpoint.construct import build
 from bnlstm_deploy.checkpoint.layout import REFUSED, Layout
 from bnlstm_deploy.checkpoint.match import Match, match, shortened
-from bnlstm_deploy.checkpoint.native import CONFIG, load_native
+from bnlstm_deploy.checkpoint.own_format import CONFIG, load_native
 from bnlstm_deploy.checkpoint.parse import find_layout, shipped_layouts
 from bnlstm_deploy.checkpoint.read import read_container
 from bnlstm_deploy.errors import CheckpointError, LayoutError

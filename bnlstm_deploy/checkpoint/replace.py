@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bnlstm_deploy.checkpoint.ambiguities import find_fit
-from bnlstm_deploy.checkpoint.build import build
+from bnlstm_deploy.checkpoint.construct import build
 from bnlstm_deploy.checkpoint.layout import Forward, Layout
 from bnlstm_deploy.checkpoint.loading import recognize
 from bnlstm_deploy.checkpoint.match import Match

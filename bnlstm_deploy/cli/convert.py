@@ -140,7 +140,7 @@ def convert(
     """
     from bnlstm_deploy.cli.verify import run_check, show
     from bnlstm_deploy.exporting import export
-    from bnlstm_deploy.exporting.model import DTYPES, check_destination
+    from bnlstm_deploy.exporting.export import DTYPES, check_destination
     from bnlstm_deploy.verification import record
 
     console = Console()

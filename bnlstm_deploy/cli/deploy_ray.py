@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bnlstm_deploy.cli.limits import (
+from bnlstm_deploy.cli.limit_options import (
     MaxBatch,
     MaxBody,
     MaxQueue,

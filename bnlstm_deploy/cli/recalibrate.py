@@ -68,7 +68,7 @@ def recalibrate(
     Example: bnlstm-deploy recalibrate rnn.pt --data train.npz -o recalibrated
     """
     from bnlstm_deploy.checkpoint import save_checkpoint
-    from bnlstm_deploy.checkpoint.native import check_folder
+    from bnlstm_deploy.checkpoint.own_format import check_folder
     from bnlstm_deploy.folding.health import warnings
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
     from bnlstm_deploy.nn import recalibrate as estimate

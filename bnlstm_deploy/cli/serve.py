@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bnlstm_deploy.cli.limits import (
+from bnlstm_deploy.cli.limit_options import (
     MaxBatch,
     MaxBody,
     MaxQueue,

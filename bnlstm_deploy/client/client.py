@@ -12,9 +12,9 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from bnlstm_deploy.client.answers import Answer, check
+from bnlstm_deploy.client.protocol import read_signature, with_inputs
 from bnlstm_deploy.client.retry import REPEATABLE, Failures, persist
 from bnlstm_deploy.client.sequence import Chunk, ServerSequence
-from bnlstm_deploy.client.signature import read_signature, with_inputs
 from bnlstm_deploy.client.stream import Stream
 from bnlstm_deploy.client.transport import JSON_LENGTH, Transport
 from bnlstm_deploy.errors import InputError, ServingError

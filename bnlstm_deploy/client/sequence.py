@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bnlstm_deploy.client.protocol import with_inputs
 from bnlstm_deploy.client.retry import REFUSED
-from bnlstm_deploy.client.signature import with_inputs
 from bnlstm_deploy.errors import BnlstmError, InputError, SequenceError, ServingError
 from bnlstm_deploy.signature import Array, Lengths
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting import op
-from bnlstm_deploy.exporting.folded import FoldedBNLSTM
+from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
 from bnlstm_deploy.metadata import CARRIED, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 

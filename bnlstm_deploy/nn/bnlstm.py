@@ -24,7 +24,7 @@ from bnlstm_deploy.nn.cell import (
     NormSettings,
     check_size,
 )
-from bnlstm_deploy.nn.sequence import normalize_sequences, run_sequence
+from bnlstm_deploy.nn.recurrence import normalize_sequences, run_sequence
 
 State = tuple[Tensor, Tensor]
 """h and c, each (num_layers * num_directions, N, H)."""

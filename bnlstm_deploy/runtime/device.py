@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.runtime.cuda import cuda_version, explain_missing_cuda
-from bnlstm_deploy.runtime.options import CUDA, TENSORRT
+from bnlstm_deploy.runtime.provider_options import CUDA, TENSORRT
 from bnlstm_deploy.runtime.providers import Resolved
 from bnlstm_deploy.signature import Array
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
-from bnlstm_deploy.runtime.options import CUDA
+from bnlstm_deploy.runtime.provider_options import CUDA
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.runtime.session import Session
 

@@ -10,8 +10,8 @@ from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.metadata import INLINED, Metadata
 from bnlstm_deploy.runtime.cuda import preload
 from bnlstm_deploy.runtime.device import Device, using
-from bnlstm_deploy.runtime.native import Native, register, warn
-from bnlstm_deploy.runtime.options import CPU
+from bnlstm_deploy.runtime.kernel import Native, register, warn
+from bnlstm_deploy.runtime.provider_options import CPU
 from bnlstm_deploy.runtime.providers import Resolved, why_not
 
 ERROR_SEVERITY, FATAL_SEVERITY = 3, 4

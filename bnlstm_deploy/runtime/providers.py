@@ -7,7 +7,7 @@ import onnxruntime as ort
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.runtime.cuda import explain_missing_cuda
-from bnlstm_deploy.runtime.options import (
+from bnlstm_deploy.runtime.provider_options import (
     CPU,
     CUDA,
     DEFAULT_OPTIONS,

@@ -10,7 +10,7 @@ from bnlstm_deploy.runtime.binding import Binding
 from bnlstm_deploy.runtime.device import Device, using
 from bnlstm_deploy.runtime.inputs import DTYPES, check_feeds
 from bnlstm_deploy.runtime.opening import Opening
-from bnlstm_deploy.runtime.options import CPU
+from bnlstm_deploy.runtime.provider_options import CPU
 from bnlstm_deploy.runtime.providers import (
     Provider,
     check_active,

@@ -16,7 +16,7 @@ from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.serve.batcher import Batcher, Request
 from bnlstm_deploy.serve.limits import Limits
-from bnlstm_deploy.serve.merge import Merger, Size
+from bnlstm_deploy.serve.merger import Merger, Size
 from bnlstm_deploy.serve.sequences import Chunk, Sequences
 from bnlstm_deploy.serve.stats import RECENT, Durations, Execution, Stats
 from bnlstm_deploy.signature import Array, Value

@@ -9,7 +9,7 @@ from kserve.protocol.dataplane import DataPlane
 
 from bnlstm_deploy.errors import InputError, OverloadedError
 from bnlstm_deploy.serve.engine import Engine
-from bnlstm_deploy.serve.model import Model
+from bnlstm_deploy.serve.kserve_model import Model
 from bnlstm_deploy.version import __version__
 
 PLATFORM = "onnxruntime_onnx"

@@ -16,7 +16,7 @@ from kserve.protocol.grpc.servicer import InferenceServicer
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.serve.faults import fault_of, message_of
 from bnlstm_deploy.serve.guard import check_token
-from bnlstm_deploy.serve.model import raw
+from bnlstm_deploy.serve.kserve_model import raw
 from bnlstm_deploy.serve.plane import Plane, key
 from bnlstm_deploy.serve.records import Records
 from bnlstm_deploy.serve.settings import Settings

@@ -7,7 +7,7 @@ for _module in ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors"):
 _require("onnxruntime", extra="cpu")
 
 from bnlstm_deploy.verification.check import verify  # noqa: E402
-from bnlstm_deploy.verification.judging.metrics import Comparison, Curve  # noqa: E402
+from bnlstm_deploy.verification.judging.comparison import Comparison, Curve  # noqa: E402
 from bnlstm_deploy.verification.judging.report import Report  # noqa: E402
 from bnlstm_deploy.verification.measuring.samples import sample_like  # noqa: E402
 from bnlstm_deploy.verification.reporting.record import record  # noqa: E402

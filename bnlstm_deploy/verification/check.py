@@ -23,7 +23,7 @@ from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verification.diagnosis.failure import explain
-from bnlstm_deploy.verification.judging.metrics import Scales
+from bnlstm_deploy.verification.judging.comparison import Scales
 from bnlstm_deploy.verification.judging.report import Report
 from bnlstm_deploy.verification.judging.structure import Finding, check_structure
 from bnlstm_deploy.verification.measuring.backend import Backend

@@ -13,7 +13,7 @@ from bnlstm_deploy.exporting.choose import (
     choose,
     summarize,
 )
-from bnlstm_deploy.exporting.folded import FoldedBNLSTM
+from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
 from bnlstm_deploy.nn import BNLSTM
 from tests.models import randomize
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bnlstm_deploy.errors import FoldError
 from bnlstm_deploy.exporting import export
-from bnlstm_deploy.exporting.folded import FoldedBNLSTM, round_to
+from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM, round_to
 from bnlstm_deploy.folding import fold
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session

@@ -8,7 +8,7 @@ import onnxruntime as ort
 from onnx import helper, numpy_helper
 
 from bnlstm_deploy.native import library_path
-from bnlstm_deploy.runtime.native import choosing
+from bnlstm_deploy.runtime.kernel import choosing
 
 Array = np.ndarray
 

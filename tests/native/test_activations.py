@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from bnlstm_deploy.runtime.native import instruction_sets
+from bnlstm_deploy.runtime.kernel import instruction_sets
 from tests.native.reference import Array, Node, sigmoid
 
 STRIDE = int(os.environ.get("FLOATS_STRIDE", "1021"))

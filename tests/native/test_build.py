@@ -13,7 +13,7 @@ import pytest
 from bnlstm_deploy.errors import BnlstmError, InputError
 from bnlstm_deploy.native import digest_path, library_path
 from bnlstm_deploy.native.build import INSTRUCTION_SETS, PLATFORMS, build, this_platform
-from bnlstm_deploy.runtime.native import instruction_sets
+from bnlstm_deploy.runtime.kernel import instruction_sets
 from tools.wheels import MAX_BYTES, library_faults, library_of, make
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnlstm_deploy.runtime.native import instruction_sets
+from bnlstm_deploy.runtime.kernel import instruction_sets
 from tests.native.draws import inputs
 from tests.native.reference import INPUTS, OUTPUTS, Array, Node, compute
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bnlstm_deploy.native.build import build
-from bnlstm_deploy.runtime.native import VARIABLE, instruction_sets
+from bnlstm_deploy.runtime.kernel import VARIABLE, instruction_sets
 
 DRIVER = Path(__file__).with_name("driver.cpp")
 SANITIZERS = {

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from bnlstm_deploy.native import library_path
-from bnlstm_deploy.runtime.native import choosing, instruction_sets
+from bnlstm_deploy.runtime.kernel import choosing, instruction_sets
 
 VERSION_0_1_0 = Path(__file__).parent / "version_0_1_0.onnx"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.runtime import providers
-from bnlstm_deploy.runtime.options import CPU, CUDA, TENSORRT, translate
+from bnlstm_deploy.runtime.provider_options import CPU, CUDA, TENSORRT, translate
 from bnlstm_deploy.runtime.providers import check_active, check_placed, parse_providers, resolve
 
 

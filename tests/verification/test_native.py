@@ -13,7 +13,7 @@ from bnlstm_deploy.exporting import export
 from bnlstm_deploy.native import build as native_build
 from bnlstm_deploy.native import library_path
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.runtime.native import VARIABLE, instruction_sets
+from bnlstm_deploy.runtime.kernel import VARIABLE, instruction_sets
 from bnlstm_deploy.verification import Report, verify
 from bnlstm_deploy.verification.measuring.process import GraphProcess
 from tests.models import randomize
@@ -127,7 +127,7 @@ def test_a_library_with_a_wrong_coefficient_fails(model, path, tmp_path, name, m
     monkeypatch.setattr(native_build, "SOURCES", sources)
     library = tmp_path / library_path().name
     native_build.build(library)
-    monkeypatch.setattr("bnlstm_deploy.runtime.native.library_path", lambda: library)
+    monkeypatch.setattr("bnlstm_deploy.runtime.kernel.library_path", lambda: library)
     report = verify(model, path, isolated=False, search_seconds=0)
     assert not report.passed
     assert {c.kernel for c in report.failures} == set(KERNELS[1:])

@@ -15,9 +15,9 @@ from bnlstm_deploy.exporting import export
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.native import instruction_sets
+from bnlstm_deploy.runtime.kernel import instruction_sets
 from bnlstm_deploy.verification import Report, assert_equivalent, record, verify
-from bnlstm_deploy.verification.judging.metrics import Comparison
+from bnlstm_deploy.verification.judging.comparison import Comparison
 from bnlstm_deploy.verification.judging.report import EPS
 from bnlstm_deploy.verification.judging.structure import check_structure
 from bnlstm_deploy.verification.measuring.process import GraphProcess

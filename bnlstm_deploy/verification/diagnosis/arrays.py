@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from bnlstm_deploy.errors import FoldError
-from bnlstm_deploy.exporting.folded import FoldedBNLSTM
+from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
 from bnlstm_deploy.exporting.values import NO_LENGTH
 from bnlstm_deploy.folding import FoldedDirection
 from bnlstm_deploy.folding.folded import FLOATS

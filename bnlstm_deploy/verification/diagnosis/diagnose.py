@@ -12,7 +12,7 @@ from torch import nn
 
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.errors import VerificationError
-from bnlstm_deploy.exporting.model import fold_layers
+from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.signature import Array
@@ -30,7 +30,7 @@ from bnlstm_deploy.verification.diagnosis.places import find_arrays, find_nodes,
 from bnlstm_deploy.verification.diagnosis.trace import trace
 from bnlstm_deploy.verification.measuring.lengths import find_lengths
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import Run, TorchModel
+from bnlstm_deploy.verification.measuring.trial import Run, TorchModel
 from bnlstm_deploy.verification.reporting.plain import to_plain
 
 FEW_ELEMENTS = 4

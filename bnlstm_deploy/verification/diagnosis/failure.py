@@ -9,8 +9,8 @@ from torch import nn
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verification.diagnosis import diagnose
+from bnlstm_deploy.verification.diagnosis.kernel_failure import NativeFailure, native_failure
 from bnlstm_deploy.verification.diagnosis.narrowing import narrow
-from bnlstm_deploy.verification.diagnosis.native import NativeFailure, native_failure
 from bnlstm_deploy.verification.judging.report import Report
 from bnlstm_deploy.verification.measuring.checker import Checker, Suspect, converting
 from bnlstm_deploy.verification.reporting.bundle import write_bundle

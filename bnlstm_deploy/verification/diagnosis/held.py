@@ -6,14 +6,14 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from bnlstm_deploy.exporting.folded import FoldedBNLSTM
+from bnlstm_deploy.exporting.export import fold_layers
+from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
 from bnlstm_deploy.exporting.lifted import recurrent_modules
-from bnlstm_deploy.exporting.model import fold_layers
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.diagnosis.arrays import FileArrays
 from bnlstm_deploy.verification.diagnosis.narrowing import num_streams
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import TorchModel
+from bnlstm_deploy.verification.measuring.trial import TorchModel
 
 
 def run_arrays(

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from bnlstm_deploy.errors import FoldError
-from bnlstm_deploy.exporting.model import fold_layers
+from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.diagnosis.narrowing import Minimal, excess
 from bnlstm_deploy.verification.diagnosis.places import Place, bnlstms, places
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import TorchModel
+from bnlstm_deploy.verification.measuring.trial import TorchModel
 
 EXPLAINED = 0.5
 """Part of the error that a confirmed mistake leaves unexplained at most, however loose the

@@ -7,9 +7,9 @@ import numpy as np
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.signature import BATCH, TIME, Array
-from bnlstm_deploy.verification.judging.metrics import distance
+from bnlstm_deploy.verification.judging.comparison import distance
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import Run
+from bnlstm_deploy.verification.measuring.trial import Run
 
 STREAMS_TRIED = 3
 """Streams that are tried alone, those with the largest errors first."""

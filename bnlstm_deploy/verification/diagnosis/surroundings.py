@@ -14,7 +14,7 @@ from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.diagnosis.places import bnlstms
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import TorchModel
+from bnlstm_deploy.verification.measuring.trial import TorchModel
 
 Floats = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bnlstm_deploy.errors import VerificationError
+from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.exporting.forms import FACTORED, MATERIALIZED
 from bnlstm_deploy.exporting.lifted import Lifted
-from bnlstm_deploy.exporting.model import fold_layers
 from bnlstm_deploy.exporting.op import DOMAIN, NAME
 from bnlstm_deploy.exporting.padding import find_time_axes
 from bnlstm_deploy.exporting.values import GraphInput

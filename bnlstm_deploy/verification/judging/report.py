@@ -11,7 +11,7 @@ import numpy as np
 
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.metadata import Metadata, RecurrentLayers
-from bnlstm_deploy.verification.judging.metrics import Comparison, Curve, Scales, Stage, largest
+from bnlstm_deploy.verification.judging.comparison import Comparison, Curve, Scales, Stage, largest
 from bnlstm_deploy.verification.judging.structure import Finding
 from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY
 from bnlstm_deploy.verification.measuring.data import Agreement

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.errors import VerificationError
+from bnlstm_deploy.exporting.export import OPSETS
 from bnlstm_deploy.exporting.forms.parts import REDUCED
 from bnlstm_deploy.exporting.lifted import Lifted, recurrent_layers
-from bnlstm_deploy.exporting.model import OPSETS
 from bnlstm_deploy.exporting.op import DOMAIN, NAME
 from bnlstm_deploy.metadata import CARRIED, PRODUCER, Metadata, RecurrentLayers
 from bnlstm_deploy.verification.diagnosis.arrays import compare_arrays

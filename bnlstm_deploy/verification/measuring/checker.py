@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.exporting.model import fold_layers
+from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.signature import TIME, Array
-from bnlstm_deploy.verification.judging.metrics import (
+from bnlstm_deploy.verification.judging.comparison import (
     Comparison,
     Curve,
     Runs,
@@ -26,7 +26,7 @@ from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.noise import RoundedProducts, sensitivity
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import Run, TorchModel, Trial
+from bnlstm_deploy.verification.measuring.trial import Run, TorchModel, Trial
 
 Select = Callable[[str, Array], Array]
 """Takes what is to be compared out of an output, by its name."""

@@ -9,7 +9,7 @@ from bnlstm_deploy.signature import BATCH, TIME, Array
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.checker import Checker
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import Trial
+from bnlstm_deploy.verification.measuring.trial import Trial
 
 EXTREMES = {"all zero": 0.0, "huge": 1e3, "saturating": 1e6}
 """Kinds of inputs, as multiples of the sample."""

@@ -13,7 +13,7 @@ from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY, Backend
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.checker import Checker
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import Trial
+from bnlstm_deploy.verification.measuring.trial import Trial
 
 INPUT_NAMES = ("x", "input")
 """What the array of a model with one input may be called, whatever the model calls it."""

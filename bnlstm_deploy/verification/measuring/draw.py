@@ -7,7 +7,7 @@ import numpy as np
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.measuring.cases import Case, Sample, make_given
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import Trial
+from bnlstm_deploy.verification.measuring.trial import Trial
 
 MEMORY = 3 * 2**26
 """Bytes that the gates of a case may take in float64."""

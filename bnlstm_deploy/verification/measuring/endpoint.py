@@ -17,7 +17,7 @@ from bnlstm_deploy.signature import Array, Value
 from bnlstm_deploy.verification.judging.structure import Finding
 from bnlstm_deploy.verification.measuring.checker import converted
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import Run, Trial
+from bnlstm_deploy.verification.measuring.trial import Run, Trial
 
 ADDRESS = re.compile("(https?://.+)/v2/models/([^/]+)(?:/versions/([^/]+))?/?")
 

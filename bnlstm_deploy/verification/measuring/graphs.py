@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto
 
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.native import VARIABLE, choosing, instruction_sets
+from bnlstm_deploy.runtime.kernel import VARIABLE, choosing, instruction_sets
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.process import Graph, GraphProcess

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from bnlstm_deploy.signature import Array
-from bnlstm_deploy.verification.measuring.run import Run, Trial
+from bnlstm_deploy.verification.measuring.trial import Run, Trial
 
 ACTIVATION_ERROR = 3e-7
 """Absolute error of float32 sigmoid and tanh kernels that a runtime is granted.

@@ -13,7 +13,7 @@ from bnlstm_deploy.verification.measuring.checker import Checker, converted
 from bnlstm_deploy.verification.measuring.conditions import JITTERS
 from bnlstm_deploy.verification.measuring.draw import Draw
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.run import Trial
+from bnlstm_deploy.verification.measuring.trial import Trial
 
 if TYPE_CHECKING:
     from bnlstm_deploy.verification.measuring.endpoint import Endpoint

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from bnlstm_deploy.errors import BnlstmError, RuntimeSessionError
 from bnlstm_deploy.metadata import Metadata
-from bnlstm_deploy.runtime.native import VARIABLE, Native
+from bnlstm_deploy.runtime.kernel import VARIABLE, Native
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.signature import Array, Signature, Value
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from bnlstm_deploy.signature import BATCH, Array
-from bnlstm_deploy.verification.judging.metrics import distance, largest
+from bnlstm_deploy.verification.judging.comparison import distance, largest
 from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY, Backend
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.checker import Checker
 from bnlstm_deploy.verification.measuring.conditions import JITTERS, LONGEST
 from bnlstm_deploy.verification.measuring.draw import Draw
 from bnlstm_deploy.verification.measuring.noise import NoisyActivations
-from bnlstm_deploy.verification.measuring.run import TorchModel, Trial
+from bnlstm_deploy.verification.measuring.trial import TorchModel, Trial
 
 STREAMS = 16
 LEARNING_RATE = 0.05

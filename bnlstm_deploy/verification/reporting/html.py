@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.extras import require
-from bnlstm_deploy.verification.judging.metrics import SENSITIVE, Comparison, largest
+from bnlstm_deploy.verification.judging.comparison import SENSITIVE, Comparison, largest
 from bnlstm_deploy.verification.judging.report import ALGEBRA_LIMIT, MORE, Report
 from bnlstm_deploy.verification.measuring.backend import Backend
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnlstm_deploy.extras import require
-from bnlstm_deploy.verification.judging.metrics import Curve, Scales
+from bnlstm_deploy.verification.judging.comparison import Curve, Scales
 from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.search import WorstInput
 from bnlstm_deploy.verification.reporting.svg import (

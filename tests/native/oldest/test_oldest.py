@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.native import choosing, instruction_sets
+from bnlstm_deploy.runtime.kernel import choosing, instruction_sets
 
 FILE = Path(__file__).parents[1] / "version_0_1_0.onnx"
 

@@ -13,7 +13,7 @@ from bnlstm_deploy.exporting import export
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.verification import Report, record
-from bnlstm_deploy.verification.judging.metrics import Comparison
+from bnlstm_deploy.verification.judging.comparison import Comparison
 from bnlstm_deploy.verification.reporting.html import write_html
 from tests.models import randomize
 from tests.verification.quick import check

@@ -9,8 +9,8 @@ import torch
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.verification.measuring.run import TorchModel
 from bnlstm_deploy.verification.measuring.search import _amplification, search
+from bnlstm_deploy.verification.measuring.trial import TorchModel
 from tests.models import randomize
 
 

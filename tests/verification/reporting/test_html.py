@@ -13,9 +13,9 @@ import torch
 from bnlstm_deploy.errors import InputError, MissingExtraError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.runtime.native import instruction_sets
+from bnlstm_deploy.runtime.kernel import instruction_sets
 from bnlstm_deploy.verification import Comparison, Curve, Report, verify
-from bnlstm_deploy.verification.judging.metrics import Scales
+from bnlstm_deploy.verification.judging.comparison import Scales
 from bnlstm_deploy.verification.judging.structure import Finding
 from bnlstm_deploy.verification.measuring.data import Agreement
 from bnlstm_deploy.verification.measuring.search import WorstInput

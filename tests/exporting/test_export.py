@@ -10,7 +10,7 @@ from torch import nn
 
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.exporting import FoldedBNLSTM, export
-from bnlstm_deploy.exporting.model import OPSETS
+from bnlstm_deploy.exporting.export import OPSETS
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session

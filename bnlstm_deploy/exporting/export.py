@@ -16,7 +16,7 @@ from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.checkpoint.digest import state_sha256
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting.choose import AUTO, CPU, Request, summarize
-from bnlstm_deploy.exporting.folded import FoldedBNLSTM, wide_dtype
+from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM, wide_dtype
 from bnlstm_deploy.exporting.forms import FACTORED, unrolled
 from bnlstm_deploy.exporting.graph import check_dynamic, finish
 from bnlstm_deploy.exporting.lifted import Lifted, recurrent_layers, recurrent_modules

@@ -6,7 +6,7 @@ import pytest
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.serve.merge import Merger, Size
+from bnlstm_deploy.serve.merger import Merger, Size
 from tests.models import randomize
 
 

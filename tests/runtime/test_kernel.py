@@ -18,7 +18,7 @@ from bnlstm_deploy.native import available, digest_path, library_path
 from bnlstm_deploy.native.build import build
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Buckets, Session
-from bnlstm_deploy.runtime.native import (
+from bnlstm_deploy.runtime.kernel import (
     INSTRUCTION_SETS,
     THREADS,
     VARIABLE,

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnlstm_deploy.checkpoint.build import build
+from bnlstm_deploy.checkpoint.construct import build
 from bnlstm_deploy.checkpoint.layout import (
     GATES,
     Bias,

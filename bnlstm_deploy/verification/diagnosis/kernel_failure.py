@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bnlstm_deploy.native import REMEDY as REINSTALL
-from bnlstm_deploy.verification.judging.metrics import Comparison, largest
+from bnlstm_deploy.verification.judging.comparison import Comparison, largest
 from bnlstm_deploy.verification.judging.report import Report
 from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY, Backend
 
