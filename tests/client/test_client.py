@@ -184,7 +184,7 @@ def test_wrong_calls_are_input_errors(client, x):
     for arguments, keywords, message in (
         ((), {}, r"0 inputs given; this model takes \['input'\]"),
         ((x, x, x, x, x, x), {}, "6 inputs given"),
-        ((x, x), {}, "initial_c|axes|initial_h"),
+        ((x, x), {}, "2 inputs given"),
         ((x.tolist(),), {}, "'input' is a list; pass a numpy array"),
         ((x.astype(np.float64),), {}, "FP64"),
         ((x.astype(">f4"),), {}, "which the protocol does not have"),

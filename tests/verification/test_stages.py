@@ -92,7 +92,7 @@ def test_a_crash_is_a_failed_stage_and_not_the_end(model, path, monkeypatch):
     assert not report.passed
     assert "crashed with SIGSEGV" in stage(report, "providers").detail
     assert len(runs) == 4
-    assert len({c.case for c in report.precision}) == 3
+    assert len({c.case for c in report.precision}) == 2  # the first run compares the shapes
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ def run_arrays(
     defaults: dict[str, Array] = {}
     for name, value in arrays.defaults.items():
         axis, streams = graph.signature.batch_axes[name], num_streams(graph, feeds)
-        defaults[name] = value if value.shape[axis] == streams else value.repeat(streams, axis)
+        repeats = 1 if value.shape[axis] == streams else streams
+        defaults[name] = value.repeat(repeats, axis)  # a copy: that of a file cannot be written to
     others = {name: torch.from_numpy(value.copy()) for name, value in arrays.others.items()}
     folded.load_state_dict(others, strict=False)
     torch_model = TorchModel(folded, graph.metadata.layers, graph, torch.float64)

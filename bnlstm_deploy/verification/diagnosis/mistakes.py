@@ -142,8 +142,10 @@ def _mistakes() -> Iterator[tuple[str, Change]]:
         if "".join(order) != GATES:
             name = f"gates permuted: the file has them in the order {','.join(order)}"
             yield name, partial(_permute_gates, "".join(order))
-    yield "statistics of step t + 1 used at step t", partial(_shift_statistics, 1)
-    yield "statistics of step t - 1 used at step t", partial(_shift_statistics, -1)
+    for by, end in ((1, "of step 0 at the last"), (-1, "of the last at step 0")):
+        name = f"statistics of step t {'+-'[by < 0]} 1 used at step t"
+        yield name, partial(_shift_statistics, by, False)
+        yield f"{name}, {end}", partial(_shift_statistics, by, True)
     yield "a forget bias of 1 added", partial(_add_forget_bias, 1.0)
     yield "a forget bias of 1 lost", partial(_add_forget_bias, -1.0)
     for eps in EPS:
@@ -162,12 +164,12 @@ def _permute_gates(order: str, module: BNLSTM, suffix: str) -> None:
                 values.copy_(values[..., index])
 
 
-def _shift_statistics(by: int, module: BNLSTM, suffix: str) -> None:
+def _shift_statistics(by: int, wrap: bool, module: BNLSTM, suffix: str) -> None:
     for norm in module.norms(suffix):
         for values in () if norm is None else (*norm.parameters(), *norm.buffers()):
             if values.ndim == 2:
-                source = torch.arange(len(values)).add(by).clamp(0, len(values) - 1)
-                values.copy_(values[source])
+                rows, source = len(values), torch.arange(len(values)) + by
+                values.copy_(values[source % rows if wrap else source.clamp(0, rows - 1)])
 
 
 def _add_forget_bias(added: float, module: BNLSTM, suffix: str) -> None:

@@ -187,7 +187,7 @@ def test_the_servers_limits_and_token(folder, monkeypatch, tmp_path):
             check(digits(), folder / "m.onnx", endpoint=endpoint)
         monkeypatch.setenv("BNLSTM_DEPLOY_TOKEN", "secret")
         with pytest.raises(
-            InputError, match=r"refuses.*20 timesteps .* max_time of 10.*--max-time"
+            InputError, match=r"refuses.*20 timesteps .* max_time of 10.*larger limits"
         ):
             check(digits(), folder / "m.onnx", endpoint=endpoint)
 
