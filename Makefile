@@ -45,6 +45,12 @@ quick: .venv/installed
 wheels: .venv/installed
 	$(BIN)/python -m tools.wheels
 
+MUTATE ?= bnlstm_deploy/folding
+MUTANTS ?= 50
+mutate: .venv/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt cosmic-ray==8.7.0
+	$(BIN)/python -m tools.mutate $(MUTATE) --mutants $(MUTANTS)
+
 test-native-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/pytest --confcutdir=tests/native/oldest tests/native/oldest
 

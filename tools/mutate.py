@@ -1,0 +1,101 @@
+"""Put small faults into the core rooms, one at a time, and say which of them no test notices.
+
+python -m tools.mutate bnlstm_deploy/folding --mutants 50
+
+Cosmic Ray makes them: another operator, another number, a condition turned around, a loop left out.
+A room has thousands, so that a sample is drawn; with the same seed it is the same.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from cosmic_ray.commands import init
+from cosmic_ray.mutating import mutate_and_test
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import TestOutcome
+from rich.console import Console
+from rich.progress import track
+
+ROOT = Path(__file__).parents[1]
+
+TESTS = {
+    "nn": ["tests/nn"],
+    "folding": ["tests/folding", "tests/exporting/test_forms.py"],
+    "exporting": ["tests/exporting"],
+    "runtime": ["tests/runtime"],
+    "verification": ["tests/verification"],
+}
+"""The tests that are near each room."""
+
+EQUIVALENT = "BitOr"
+"""Operators with it in their names also change unions of types, of which no test can know."""
+
+SURVIVORS = 0.05
+"""The part of mutants that may survive."""
+
+TIMEOUT = 600.0
+"""Seconds for the tests of one mutant."""
+
+
+def main(
+    room: Annotated[Path, typer.Argument(help="A room, or a file in it.")],
+    mutants: Annotated[int, typer.Option(help="How many to draw.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+) -> None:
+    """Print the mutants that survive; exit status 1 if there are too many."""
+    name = room.parts[1]
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        copy(Path(folder))
+        os.chdir(folder)
+        drawn = list(draw(room, mutants, seed))
+        command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {' '.join(TESTS[name])}"
+        if subprocess.run(command.split(), capture_output=True, check=False).returncode:
+            sys.exit(f"error: the tests fail without a mutant: {command}")
+        survivors = 0
+        for item in track(drawn, console=console):
+            result = mutate_and_test(item.mutations, command, TIMEOUT)
+            if result.test_outcome is TestOutcome.SURVIVED:
+                survivors += 1
+                console.print(result.diff, markup=False, highlight=False)
+    console.print(f"{survivors} of {len(drawn)} mutants of {room} survived")
+    if survivors > SURVIVORS * len(drawn):
+        raise typer.Exit(1)
+
+
+def copy(folder: Path) -> None:
+    """Copy the checkout with its native library: what is mutated is nobody's work."""
+    command = ["git", "ls-files", "-z"]
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    libraries = (ROOT / "bnlstm_deploy" / "native").glob("*bnlstm.*")
+    for path in [*filter(None, files.split("\0")), *(p.relative_to(ROOT) for p in libraries)]:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, folder / path)
+
+
+def draw(room: Path, number: int, seed: int) -> Iterator[Any]:
+    """Yield a sample of the mutants of a room, in the order of its lines."""
+    files = sorted(room.rglob("*.py")) if room.is_dir() else [room]
+    with use_db(":memory:", WorkDB.Mode.create) as database:
+        init(files, database, {})
+        items = [
+            item
+            for item in database.pending_work_items
+            if EQUIVALENT not in item.mutations[0].operator_name
+        ]
+    chosen = random.Random(seed).sample(items, min(number, len(items)))
+    yield from sorted(
+        chosen, key=lambda item: (item.mutations[0].module_path, item.mutations[0].start_pos)
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
