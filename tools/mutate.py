@@ -76,7 +76,8 @@ def copy(folder: Path) -> None:
     command = ["git", "ls-files", "-z"]
     files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     libraries = (ROOT / "bnlstm_deploy" / "native").glob("*bnlstm.*")
-    for path in [*filter(None, files.split("\0")), *(p.relative_to(ROOT) for p in libraries)]:
+    tracked = [Path(name) for name in files.split("\0") if name]
+    for path in [*tracked, *(library.relative_to(ROOT) for library in libraries)]:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, folder / path)
 
