@@ -193,7 +193,9 @@ class Signature:
                     "next"
                 )
             if given.step is None or module in self.whole:
-                why = self.whole.get(module, "one that cannot be continued: it has no step")
+                why = self.whole.get(
+                    module, "a model that cannot be continued: the state has no step"
+                )
                 raise InputError(
                     f"a state is given to {why}. Pass whole sequences; an initial state goes in "
                     "with run({..., 'initial_h': h, 'initial_c': c})"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bnlstm_deploy.checkpoint import load_checkpoint
+from bnlstm_deploy.checkpoint import load
 from bnlstm_deploy.cli.load import Loaded
 from bnlstm_deploy.cli.verify import run_check, show
 from bnlstm_deploy.exporting import export
@@ -30,7 +30,7 @@ def main() -> None:
     """Run the demonstration; exit with 1 if the check fails."""
     console = Console()
     console.rule("Convert")
-    model = load_checkpoint(CHECKPOINT)
+    model = load(CHECKPOINT)
     OUTPUT.parent.mkdir(exist_ok=True)
     start = time.perf_counter()
     export(model, OUTPUT, force=True)

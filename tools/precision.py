@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bnlstm_deploy.checkpoint import load_checkpoint
+from bnlstm_deploy.checkpoint import load
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.folding import FoldedDirection, fold
 from bnlstm_deploy.nn import BNLSTMModel
@@ -167,7 +167,7 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     """Measure the checkpoint named on the command line, the example by default."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else CHECKPOINT
-    model = load_checkpoint(path)
+    model = load(path)
     assert isinstance(model, BNLSTMModel)
     test = digits.load().test
     with torch.no_grad():

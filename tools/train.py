@@ -188,7 +188,7 @@ chosen by validation accuracy, and the test set served for the table above alone
   {digits.LENGTH} timesteps, in float32.
 - `metrics.json`: all figures, with loss and validation accuracy of every epoch.
 
-`bnlstm_deploy.load_checkpoint(FOLDER)` returns the model: `logits, state = model(x)`, with x
+`bnlstm_deploy.load(FOLDER)` returns the model: `logits, state = model(x)`, with x
 (N, {digits.LENGTH}, 1) in float32 and logits (N, {digits.CLASSES}).
 
 License: Apache-2.0.

@@ -44,7 +44,7 @@ class Loaded(NamedTuple):
 
 def load(console: Console, source: Source) -> Loaded:
     """Load a checkpoint; print which layout matched, and what no key confirms."""
-    from bnlstm_deploy.checkpoint import import_checkpoint, load_checkpoint
+    from bnlstm_deploy import checkpoint as room
     from bnlstm_deploy.checkpoint.loading import is_native
 
     if source.factory is not None:
@@ -58,11 +58,11 @@ def load(console: Console, source: Source) -> Loaded:
     pooling: Pooling | None = None if head is None else head.value
     with console.status("Loading the checkpoint"):
         if is_native(path, config, layout):
-            model = load_checkpoint(
+            model = room.load(
                 path, config=config, prefix=prefix, head=pooling, batch_first=batch_first
             )
             return Loaded(model)
-        imported = import_checkpoint(
+        imported = room.import_checkpoint(
             path, layout=layout, prefix=prefix, head=pooling, batch_first=batch_first
         )
     for note in imported.notes:

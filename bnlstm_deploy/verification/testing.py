@@ -15,7 +15,7 @@ def assert_equivalent(model: nn.Module, path: str | Path, **arguments: Any) -> R
     """Assert that an exported file computes what its training model computes.
 
         def test_the_export_is_what_we_trained(tmp_path):
-            model = load_checkpoint("checkpoint")
+            model = load("checkpoint")
             export(model, tmp_path / "model.onnx")
             assert_equivalent(model, tmp_path / "model.onnx")
 

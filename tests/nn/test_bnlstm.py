@@ -215,3 +215,9 @@ def test_dropout_is_between_layers_and_that_of_torch():
     undropped = ours.eval()(x)[0]
     assert (outputs[1] - undropped).abs().max() > 1e-3
     torch.testing.assert_close(undropped, theirs.eval()(x)[0])
+
+
+def test_equal_steps_of_all_streams_are_one_step_in_training():
+    model = BNLSTM(2, 3, max_length=4, dtype=torch.float64)
+    x = torch.randn(2, 5, 2, dtype=torch.float64)
+    torch.testing.assert_close(model(x, step=torch.full((5,), 2))[0], model(x, step=2)[0])

@@ -9,7 +9,7 @@ from tests.models import randomize
 
 
 def test_an_optimizer_that_ends_the_process_is_switched_off(tmp_path, monkeypatch):
-    """Which graphs it does that to, on CPUs and in float16, is ONNX Runtime's secret."""
+    """On CPUs, to some graphs of float16: which ones differs between versions."""
     path = tmp_path / "m.onnx"
     export(randomize(BNLSTM(3, 4, max_length=2)), path)
     open_session, asked = ort.InferenceSession, []

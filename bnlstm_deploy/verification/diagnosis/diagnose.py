@@ -163,7 +163,8 @@ def diagnose(
         return Diagnosis(False, False, None, None, (), (), arrays, 0, stale, 0.0)
     whole = Minimal(feeds, truth.run(feeds), run(feeds), None, time_of(graph, feeds))
     reproduced, origins = trace(model, graph, proto, nodes, minimal, tolerance, providers)
-    floats = {n: t for n, t in tolerance.items() if whole.expected[n].dtype.kind == "f"}
+    expected = whole.expected
+    floats = {n: t for n, t in tolerance.items() if n in expected and expected[n].dtype.kind == "f"}
     confirmed = _by_arrays(model, graph, whole, floats, (arrays, held), stale)
     tested = int(bool(arrays))
     if not (confirmed and _few(arrays)):

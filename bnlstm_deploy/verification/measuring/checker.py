@@ -74,8 +74,6 @@ class Reference:
     """How far inexact activation functions move the training model."""
     target: Mapping[str, Array]
     """What the graph ought to give: `expected`, or what the fold with merged rows gives."""
-    merged: bool
-    """Whether it is that."""
     jittered: Mapping[str, float]
     """The largest own errors on inputs that are off by an ULP."""
 
@@ -159,7 +157,7 @@ class Checker:
         """
         case, name = trial.case, label or str(trial.case)
         known = self._reference(trial, jitters)
-        if known.merged:
+        if known.target is not known.expected:
             moved = [distance(known.target[v], truth) for v, truth in known.expected.items()]
             self.merge_error = max(self.merge_error, *moved)
         facts: dict[str, Any] = {"inputs": inputs}
@@ -196,23 +194,22 @@ class Checker:
                 self._suspect(backend, trial, tolerance, worst)
         return actuals
 
-    def _reference(self, trial: Trial, jitters: int) -> "Reference":
+    def _reference(self, trial: Trial, jitters: int) -> Reference:
         """Return what the training model and its fold give; of one trial it is kept."""
         if self._last is None or self._last[:2] != (trial, jitters):
             self._last = (trial, jitters, self.make_reference(trial, jitters))
         return self._last[2]
 
-    def make_reference(self, trial: Trial, jitters: int) -> "Reference":
+    def make_reference(self, trial: Trial, jitters: int) -> Reference:
         """Run the training model and its fold on a trial."""
         expected = trial.run(self.truth.run)
-        merged = self.target is not self.truth
+        own_target = self.target is self.truth
         return Reference(
             expected=expected,
             rounded=trial.run(self._run_own),
             folded=trial.run(self.folded_32.run),
             moved_by=sensitivity(self.truth.run, trial, expected, self.seed),
-            target=trial.run(self.target.run) if merged else expected,
-            merged=merged,
+            target=expected if own_target else trial.run(self.target.run),
             jittered=self._jittered(trial, jitters),
         )
 
