@@ -6,7 +6,8 @@ The export writes it and the runtime reads it, so this module imports neither to
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+
+import msgspec
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.version import __version__
@@ -141,7 +142,7 @@ class Metadata:
                 "again"
             )
         try:
-            layers = tuple(map(_read_layers, json.loads(properties["bnlstm.layers"])))
+            layers = _read_layers(properties["bnlstm.layers"])
             length = properties.get("bnlstm.length")
             return cls(
                 checkpoint_sha256=properties["bnlstm.checkpoint_sha256"],
@@ -154,7 +155,9 @@ class Metadata:
                 length=None if length is None else int(length),
                 target=properties.get("bnlstm.target", "cpu"),
                 pads=properties.get("bnlstm.pads") == "true",
-                time_axes=json.loads(properties.get("bnlstm.time_axes", "{}")),
+                time_axes=msgspec.json.decode(
+                    properties.get("bnlstm.time_axes", "{}"), type=dict[str, int]
+                ),
                 inlined=properties.get(INLINED) == "true",
                 verified={
                     name.removeprefix(VERIFIED): value
@@ -163,13 +166,13 @@ class Metadata:
                 },
                 producer=properties["bnlstm.producer"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
             raise RuntimeSessionError(
                 f"the file's bnlstm.* metadata is damaged ({error!r}); export it again"
             ) from error
 
 
-def _read_layers(entry: dict[str, Any]) -> RecurrentLayers:
-    """Read one of `bnlstm.layers`; older files do not say whether they stream."""
-    streams = {"streams": entry["num_directions"] == 1}
-    return RecurrentLayers(**{**streams, **entry, "normalize": tuple(entry["normalize"])})
+def _read_layers(text: str) -> tuple[RecurrentLayers, ...]:
+    """Read `bnlstm.layers`; older files do not say whether they stream."""
+    entries = [{"streams": entry["num_directions"] == 1} | entry for entry in json.loads(text)]
+    return msgspec.convert(entries, tuple[RecurrentLayers, ...])

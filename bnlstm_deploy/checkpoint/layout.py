@@ -13,6 +13,9 @@ from bnlstm_deploy.nn import NormPath
 
 PLACEHOLDERS = ("layer", "direction", "step", "norm")
 
+NORM_PATTERNS = ("mean", "var", "std", "gamma", "beta", "count")
+"""The fields of a normalization that are patterns of keys."""
+
 GATES = "ifgo"
 """Letters of the gates, in the order of torch: input, forget, cell, output."""
 

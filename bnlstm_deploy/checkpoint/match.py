@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from bnlstm_deploy.checkpoint.layout import Keys, Layout
+from bnlstm_deploy.checkpoint.layout import NORM_PATTERNS, Keys, Layout
 from bnlstm_deploy.errors import LayoutError
 
 WRAPPERS = ("module", "model", "net", "_orig_mod")
@@ -141,7 +141,7 @@ def roles(layout: Layout) -> dict[str, tuple[Keys, str]]:
     for number, pattern in enumerate(layout.bias.keys):
         table[f"bias.{number}"] = ((pattern,), "")
     for path, norm in layout.normalization.items():
-        for role in ("mean", "var", "std", "gamma", "beta", "count"):
+        for role in NORM_PATTERNS:
             table[f"{path}.{role}"] = (getattr(norm, role), norm.norm)
     return {role: (patterns, norm) for role, (patterns, norm) in table.items() if patterns}
 

@@ -1,8 +1,8 @@
 """Native checkpoints: a folder with config.json and model.safetensors."""
 
 import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -10,41 +10,56 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.checkpoint.read import read_tensors
+from bnlstm_deploy.codec import read_json
 from bnlstm_deploy.errors import BnlstmError, CheckpointError
-from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.nn import BNLSTM, BNLSTMModel, NormPath, Pooling
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FORMAT_VERSION = 1
+MODEL_TYPE = "bnlstm"
 
-NEWER_RNN_FIELDS = (
-    "shared_statistics",
-    "affine_per_step",
-    "sequence_wise",
-    "learn_initial_state",
-)
-"""Those that the first checkpoints of format 1 lack; the constructor's defaults stand for them."""
 
-RNN_FIELDS = (
-    "input_size",
-    "hidden_size",
-    "num_layers",
-    "bias",
-    "batch_first",
-    "dropout",
-    "bidirectional",
-    "max_length",
-    "normalize",
-    "beta",
-    "eps",
-    "momentum",
-    "gamma_init",
-    *NEWER_RNN_FIELDS,
-)
-"""The constructor's arguments of BNLSTM that config.json holds, under "rnn"."""
+@dataclass(frozen=True)
+class _Layers:
+    """The constructor's arguments of BNLSTM, under "rnn"."""
 
-HEAD_FIELDS = ("out_features", "pooling")
-"""The constructor's arguments of BNLSTMModel that config.json holds, under "head"."""
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    max_length: int
+    normalize: tuple[NormPath, ...]
+    beta: tuple[NormPath, ...]
+    eps: float | dict[NormPath, float]
+    momentum: float | None
+    gamma_init: float
+    # What the first checkpoints of format 1 lack has the constructor's defaults.
+    shared_statistics: tuple[NormPath, ...] = ()
+    affine_per_step: tuple[NormPath, ...] = ()
+    sequence_wise: bool = False
+    learn_initial_state: bool = False
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The constructor's arguments of BNLSTMModel, under "head"."""
+
+    out_features: int
+    pooling: Pooling
+
+
+@dataclass(frozen=True)
+class _Config:
+    """The content of config.json."""
+
+    format_version: int
+    model_type: str
+    rnn: _Layers
+    head: _Head | None
 
 
 def save_checkpoint(
@@ -59,14 +74,11 @@ def save_checkpoint(
     check_folder(folder, force=force)
     folder.mkdir(parents=True, exist_ok=True)
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
-    config: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "model_type": "bnlstm",
-        "rnn": {name: getattr(rnn, name) for name in RNN_FIELDS},
-        "head": None,
-    }
+    layers = _Layers(**{field.name: getattr(rnn, field.name) for field in fields(_Layers)})
+    head = None
     if isinstance(model, BNLSTMModel):
-        config["head"] = {"out_features": model.head.out_features, "pooling": model.pooling}
+        head = _Head(model.head.out_features, model.pooling)
+    config = asdict(_Config(FORMAT_VERSION, MODEL_TYPE, layers, head))
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     with replacing(folder / WEIGHTS) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors))
@@ -118,48 +130,22 @@ def load_native(path: Path, config: Path | None = None) -> BNLSTM | BNLSTMModel:
 
 def _build(path: Path) -> BNLSTM | BNLSTMModel:
     """Build the model that a config.json describes, with fresh weights."""
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    if not path.exists():
         raise CheckpointError(
             f"{path} does not exist; a native checkpoint needs it to tell sizes and eps. Write it "
             "with save_checkpoint, or name the file as its config"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    _check_fields(path, "", config, ("format_version", "model_type", "rnn", "head"))
-    if (config["format_version"], config["model_type"]) != (FORMAT_VERSION, "bnlstm"):
-        raise CheckpointError(
-            f"{path} says format_version {config['format_version']!r} and model_type "
-            f"{config['model_type']!r}; this version reads {FORMAT_VERSION} and 'bnlstm'"
         )
-    _check_fields(path, "rnn", config["rnn"], RNN_FIELDS, optional=NEWER_RNN_FIELDS)
+    config = read_json(path, _Config, CheckpointError)
+    if (config.format_version, config.model_type) != (FORMAT_VERSION, MODEL_TYPE):
+        raise CheckpointError(
+            f"{path} says format_version {config.format_version!r} and model_type "
+            f"{config.model_type!r}; this version reads {FORMAT_VERSION} and {MODEL_TYPE!r}"
+        )
     try:
-        rnn = BNLSTM(**config["rnn"])
-        if config["head"] is None:
-            return rnn
-        _check_fields(path, "head", config["head"], HEAD_FIELDS)
-        return BNLSTMModel(rnn, **config["head"])
-    except (BnlstmError, TypeError, RuntimeError) as error:
+        rnn = BNLSTM(**vars(config.rnn))
+        return rnn if config.head is None else BNLSTMModel(rnn, **vars(config.head))
+    except (BnlstmError, RuntimeError) as error:
         raise CheckpointError(f"{path} describes no model that can be built: {error}") from error
-
-
-def _check_fields(
-    path: Path,
-    where: str,
-    value: object,
-    names: tuple[str, ...],
-    optional: tuple[str, ...] = (),
-) -> None:
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: {where or 'the file'} must be a JSON object, not {value!r}")
-    missing = [name for name in names if name not in value and name not in optional]
-    unknown = [name for name in value if name not in names]
-    if missing or unknown:
-        raise CheckpointError(
-            f"{path}: {where or 'the file'} lacks {missing} and has the unknown fields {unknown}; "
-            f"the fields are {list(names)}"
-        )
 
 
 def _check_tensors(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> None:

@@ -2,16 +2,13 @@
 
 import re
 import tomllib
-import types
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-from bnlstm_deploy.checkpoint.layout import GATES, PLACEHOLDERS, REFUSED, Keys, Layout
+from bnlstm_deploy.checkpoint.layout import GATES, NORM_PATTERNS, PLACEHOLDERS, REFUSED, Layout
+from bnlstm_deploy.codec import decode
 from bnlstm_deploy.errors import LayoutError
-from bnlstm_deploy.nn.cell import PATHS
 
 
 def shipped_layouts() -> dict[str, Layout]:
@@ -81,60 +78,26 @@ def parse_layout(text: str, name: str, source: str) -> Layout:
         common = {key: value for key, value in norms.items() if not isinstance(value, dict)}
         own = {key: value for key, value in norms.items() if isinstance(value, dict)}
         table["normalization"] = {path: common | fields for path, fields in own.items()}
-    layout: Layout = _build(Layout, table | {"name": name}, source, "")
+    layout = decode(_listed(table) | {"name": name}, Layout, source, LayoutError)
     _check(layout, source)
     return layout
 
 
-def _build(cls: type[Any], table: object, source: str, where: str) -> Any:  # noqa: ANN401
-    """Make a dataclass of a TOML table, field by field."""
-    if not isinstance(table, dict):
-        raise LayoutError(f"{source}: {where} must be a table, not {table!r}")
-    hints = get_type_hints(cls)
-    title = f"[{where}]" if where else "the top level"
-    unknown = sorted(table.keys() - hints.keys())
-    required = [
-        f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING
+def _listed(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a layout's TOML with a list in the place of each pattern that stands alone."""
+    norms = table["normalization"]
+    patterns = [
+        (table, ("ignore",)),
+        (table.get("weights"), ("input", "hidden")),
+        (table.get("bias"), ("keys",)),
+        (table.get("state"), ("h", "c")),
+        (table.get("refuse"), tuple(REFUSED)),
+        *((norm, NORM_PATTERNS) for norm in (norms.values() if isinstance(norms, dict) else ())),
     ]
-    missing = [name for name in required if name not in table]
-    if unknown or missing:
-        known = ", ".join(name for name in hints if name != "name")
-        problems = [f"has the unknown fields {unknown}"] if unknown else []
-        problems += [f"lacks {missing}"] if missing else []
-        raise LayoutError(f"{source}: {title} {' and '.join(problems)}; its fields are {known}")
-    values = {
-        name: _convert(hints[name], value, source, f"{where}.{name}".strip("."))
-        for name, value in table.items()
-    }
-    return cls(**values)
-
-
-def _convert(hint: Any, value: object, source: str, where: str) -> Any:  # noqa: ANN401
-    """Check a TOML value against a type hint and return it as that type."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (types.UnionType, Union):
-        if bool in args and isinstance(value, bool):
-            return value
-        return _convert(args[0], value, source, where)
-    if hint == Keys and isinstance(value, str):
-        return (value,)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_convert(args[0], item, source, where) for item in value)
-    if origin is Literal and value in args:
-        return value
-    if origin is Mapping and isinstance(value, dict):
-        unknown = sorted(value.keys() - set(PATHS)) if args[0] is not str else []
-        if unknown:
-            raise LayoutError(f"{source}: [{where}] has the tables {unknown}; there are {PATHS}")
-        return {k: _convert(args[1], v, source, f"{where}.{k}") for k, v in value.items()}
-    if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
-        return _build(hint, value, source, where)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if hint in (str, bool, int) and type(value) is hint:
-        return value
-    expected = f"one of {args}" if origin is Literal else f"a {getattr(hint, '__name__', hint)}"
-    raise LayoutError(f"{source}: {where} is {value!r}; it must be {expected}")
+    for part, names in patterns:
+        if isinstance(part, dict):
+            part |= {name: [part[name]] for name in names if isinstance(part.get(name), str)}
+    return table
 
 
 def _check(layout: Layout, source: str) -> None:
@@ -175,6 +138,6 @@ def _patterns(layout: Layout) -> list[str]:
     norms = layout.normalization.values()
     groups = [layout.weights.input, layout.weights.hidden, layout.bias.keys, layout.ignore]
     groups += [layout.state.h, layout.state.c]
-    groups += [k for n in norms for k in (n.mean, n.var, n.std, n.gamma, n.beta, n.count)]
+    groups += [getattr(norm, name) for norm in norms for name in NORM_PATTERNS]
     groups += [keys for keys in layout.refuse.values() if not isinstance(keys, bool)]
     return [pattern for group in groups for pattern in group]

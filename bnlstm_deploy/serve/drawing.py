@@ -21,13 +21,13 @@ the sequence has rows * columns / D timesteps of D features, D being the model's
 the last axis of the model's first output, whose softmax are their probabilities.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
+from bnlstm_deploy.codec import read_json
 from bnlstm_deploy.errors import InputError
 
 
@@ -50,7 +50,7 @@ class Drawing:
     ink: float
     order: tuple[int, ...]
     labels: tuple[str, ...]
-    kind: str = "drawing"
+    kind: Literal["drawing"] = "drawing"
 
 
 def path_of(model: Path) -> Path:
@@ -78,38 +78,11 @@ def read_drawing(
     if not path.exists():
         return None
     try:
-        drawing = _parse(json.loads(path.read_text(encoding="utf-8")))
+        drawing = read_json(path, Drawing, InputError)
         _check(drawing, inputs[0], outputs[0])
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}. Correct the file, or remove it") from error
+    except ValueError as error:
+        raise InputError(f"{error}. Correct {path}, or remove it") from error
     return drawing
-
-
-def _parse(content: Any) -> Drawing:  # noqa: ANN401
-    if not isinstance(content, dict):
-        raise InputError(f"it holds a {type(content).__name__}; write a JSON object")
-    if content.get("kind") != "drawing":
-        raise InputError(f"'kind' is {content.get('kind')!r}; the page knows 'drawing'")
-    names = set(Drawing.__dataclass_fields__)
-    missing, unknown = sorted(names - content.keys()), sorted(content.keys() - names)
-    if missing or unknown:
-        raise InputError(f"it lacks {missing} and has the unknown {unknown}")
-    for name in ("margin", "pen", "paper", "ink"):
-        value = content[name]
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise InputError(f"{name!r} is {value!r}; write a number")
-    for name, type_, words in (("size", int, "integers"), ("order", int, "integers")):
-        _check_list(name, content[name], type_, words)
-    _check_list("labels", content["labels"], str, "strings")
-    if not isinstance(content["subject"], str):
-        raise InputError(f"'subject' is {content['subject']!r}; write what is drawn, as a string")
-    lists = {name: tuple(content[name]) for name in ("size", "order", "labels")}
-    return Drawing(**(content | lists))
-
-
-def _check_list(name: str, value: object, type_: type, words: str) -> None:
-    if not isinstance(value, list) or not all(type(entry) is type_ for entry in value):
-        raise InputError(f"{name!r} is not a list of {words}")
 
 
 def _check(drawing: Drawing, read: _Shaped, answered: _Shaped) -> None:

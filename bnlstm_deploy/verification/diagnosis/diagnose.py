@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bnlstm_deploy.checkpoint import state_sha256
+from bnlstm_deploy.codec import to_plain
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.runtime import Session
@@ -31,7 +32,6 @@ from bnlstm_deploy.verification.diagnosis.trace import trace
 from bnlstm_deploy.verification.measuring.lengths import find_lengths
 from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.trial import Run, TorchModel
-from bnlstm_deploy.verification.reporting.plain import to_plain
 
 FEW_ELEMENTS = 4
 """Elements of the file's arrays that may differ for them to be the answer."""

@@ -2,21 +2,22 @@
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from bnlstm_deploy.codec import to_plain
 from bnlstm_deploy.errors import VerificationError
-from bnlstm_deploy.metadata import Metadata, RecurrentLayers
+from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.verification.judging.comparison import Comparison, Curve, Scales, Stage, largest
 from bnlstm_deploy.verification.judging.structure import Finding
 from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY
 from bnlstm_deploy.verification.measuring.data import Agreement
 from bnlstm_deploy.verification.measuring.search import WorstInput
-from bnlstm_deploy.verification.reporting.plain import from_plain, to_plain
 
 SCHEMA_VERSION = 1
 
@@ -248,35 +249,21 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold; `from_dict` is the inverse."""
-        content = {
+        derived = {
             "schema_version": SCHEMA_VERSION,
             "passed": self.passed,
             "ratio": self.ratio,
-            "ratio_limit": self.ratio_limit,
             "algebra_error": self.algebra_error,
             "algebra_limit": ALGEBRA_LIMIT,
             "truth_error": self.truth_error,
-            "seed": self.seed,
-            "merge_error": self.merge_error,
-            "checkpoint_sha256": self.checkpoint_sha256,
-            "environment": dict(self.environment),
-            "metadata": asdict(self.metadata),
             "stages": [asdict(stage) for stage in self.stages],
-            "structure": [asdict(finding) for finding in self.structure],
-            "crashes": list(self.crashes),
             "agreement": None if self.agreement is None else asdict(self.agreement),
-            "agreements": [asdict(agreement) for agreement in self.agreements],
-            "worst": None if self.worst is None else asdict(self.worst),
-            "diagnosis": self.diagnosis,
-            "no_native": self.no_native,
-            "not_checked": list(self.not_checked),
             "granted": len(self.granted),
             "chaotic_timesteps": sorted({c.time for c in self.precision if self.chaotic(c)}),
-            "scales": [asdict(scales) for scales in self.scales],
             "comparisons": [asdict(c) | {"budget": self.budget(c)} for c in self.comparisons],
             "curves": [asdict(c) | {"first_over": self.first_over(c)} for c in self.curves],
         }
-        return to_plain(content)
+        return to_plain(asdict(self) | derived)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Report":
@@ -291,45 +278,16 @@ class Report:
                 f"reads {SCHEMA_VERSION}. Run verify again"
             )
         try:
-            metadata = dict(content["metadata"])
-            layers = [
-                RecurrentLayers(**{**entry, "normalize": tuple(entry["normalize"])})
-                for entry in metadata.pop("layers")
-            ]
-            return cls(
-                comparisons=tuple(
-                    from_plain(Comparison, {"kernel": _kernel(row)} | row, "budget")
-                    for row in content["comparisons"]
-                ),
-                curves=tuple(from_plain(Curve, row, "first_over") for row in content["curves"]),
-                scales=tuple(from_plain(Scales, row) for row in content["scales"]),
-                structure=tuple(Finding(**row) for row in content["structure"]),
-                crashes=tuple(content["crashes"]),
-                agreements=tuple(from_plain(Agreement, row) for row in _agreements(content)),
-                worst=from_plain(WorstInput, content["worst"]) if content["worst"] else None,
-                metadata=Metadata(layers=tuple(layers), **metadata),
-                ratio_limit=float(content["ratio_limit"]),
-                merge_error=float(content["merge_error"]),
-                no_native=content.get("no_native", ""),
-                not_checked=tuple(content.get("not_checked", ())),
-                **{
-                    name: content[name]
-                    for name in ("checkpoint_sha256", "seed", "environment", "diagnosis")
-                },
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise VerificationError(
-                f"the report is damaged ({error!r}); run verify again"
-            ) from error
+            # `to_plain` has made text of some numbers, which are numbers again if not strict
+            return msgspec.convert(_completed(content), cls, strict=False)
+        except (KeyError, TypeError, msgspec.ValidationError) as error:
+            raise VerificationError(f"the report is damaged ({error}); run verify again") from error
 
 
-def _kernel(row: Mapping[str, Any]) -> str:
-    """Return what ran a graph before there were other kernels, and their names in a report."""
-    return FUNCTION_BODY if row["provider"] else ""
-
-
-def _agreements(content: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Return the agreement of each graph; a report of before holds one for all."""
-    one = [content["agreement"]] if content["agreement"] else []
-    rows: Sequence[Mapping[str, Any]] = content.get("agreements", one)
-    return rows
+def _completed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a report with what older ones do not say: they are of one kernel."""
+    rows = [
+        {"kernel": FUNCTION_BODY if row["provider"] else ""} | row for row in content["comparisons"]
+    ]
+    agreements = [content["agreement"]] if content["agreement"] else []
+    return {"agreements": agreements} | dict(content) | {"comparisons": rows}
