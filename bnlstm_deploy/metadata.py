@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import msgspec
 
+from bnlstm_deploy.dtypes import ELEMENT_TYPES
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.version import __version__
 
@@ -18,9 +19,6 @@ INLINED = "bnlstm.inlined"
 
 VERIFIED = "bnlstm.verified."
 """Prefix of the properties that a passed check leaves."""
-
-DTYPES = ("float64", "float32", "float16", "bfloat16")
-"""Of graphs, the most exact first."""
 
 PRODUCER = f"bnlstm-deploy {__version__}"
 
@@ -136,10 +134,10 @@ class Metadata:
                 f"{FORMAT_VERSION}; upgrade bnlstm-deploy or export the file again"
             )
         dtype = properties.get("bnlstm.dtype")
-        if dtype not in DTYPES:
+        if dtype not in ELEMENT_TYPES:
             raise RuntimeSessionError(
-                f"the file's bnlstm.dtype is {dtype!r}, and can be {', '.join(DTYPES)}; export it "
-                "again"
+                f"the file's bnlstm.dtype is {dtype!r}, and can be {', '.join(ELEMENT_TYPES)}; "
+                "export it again"
             )
         try:
             layers = _read_layers(properties["bnlstm.layers"])

@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bnlstm_deploy.atomic import replacing
-from bnlstm_deploy.cli.options import JsonReport, Model, Native, Providers, Threads, split
+from bnlstm_deploy.cli.options import JsonReport, Model, Running
 from bnlstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ WARM_UP = 3
 
 def bench(
     model: Model,
+    running: Running,
     batch_size: Annotated[
         list[int] | None,
         typer.Option("--batch-size", "-b", help="Streams; repeatable.", show_default="1, 32"),
@@ -37,21 +38,14 @@ def bench(
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each size.", min=0)] = 1.0,
-    providers: Providers = "cpu",
-    threads: Threads = None,
-    native: Native = True,
     json_report: JsonReport = None,
 ) -> None:
     """Measure latency and throughput over batch sizes and lengths.
 
     Example: bnlstm-deploy bench digits.onnx -b 1 -b 32 -t 64
     """
-    from bnlstm_deploy.runtime import Session
-
     console = Console()
-    session = Session(
-        model, providers=split(providers), intra_op_num_threads=threads, native=native
-    )
+    session = running.open(model)
     batches = batch_size or [1, 32]
     lengths = length or [session.metadata.length or session.metadata.steps]
     if min(*batches, *lengths) < 1:
@@ -78,7 +72,7 @@ def bench(
         report = {
             "providers": session.providers,
             "kernel": str(session.native),
-            "threads": threads,
+            "threads": running.threads,
             "sizes": rows,
         }
         with replacing(json_report) as temporary:

@@ -9,18 +9,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bnlstm_deploy.atomic import replacing
-from bnlstm_deploy.cli.load import Source, load
-from bnlstm_deploy.cli.options import (
-    BatchFirst,
-    Config,
-    Factory,
-    Force,
-    Head,
-    Inputs,
-    Layout,
-    OptionalCheckpoint,
-    Prefix,
-)
+from bnlstm_deploy.cli.load import load
+from bnlstm_deploy.cli.options import Force, OptionalCheckpoint, OwnModel, Reading
 from bnlstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,12 +59,9 @@ def convert(
             "--output", "-o", metavar="MODEL.onnx", help="File to write.", show_default=False
         ),
     ],
+    reading: Reading,
+    own: OwnModel,
     checkpoint: OptionalCheckpoint = None,
-    config: Config = None,
-    layout: Layout = None,
-    prefix: Prefix = None,
-    head: Head = None,
-    batch_first: BatchFirst = False,
     check: Annotated[
         Path | None,
         typer.Option(
@@ -84,8 +71,6 @@ def convert(
             show_default=False,
         ),
     ] = None,
-    factory: Factory = None,
-    inputs: Inputs = None,
     form: Annotated[
         Form,
         typer.Option(help="Of the recurrence; auto is the fastest exact one for the target."),
@@ -148,8 +133,7 @@ def convert(
     files = _files(output, length or [])
     for path in files:
         check_destination(path, force=force)
-    source = Source(checkpoint, config, layout, prefix, head, batch_first, factory, inputs)
-    loaded = load(console, source)
+    loaded = load(console, checkpoint, reading, own)
     if check is not None:
         _check_recording(console, loaded.model, loaded.imported, check)
     for path, time in files.items():

@@ -1,6 +1,7 @@
 """bnlstm-deploy deploy: exported files on other servers and on clusters."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.atomic import check_free, replacing
 from bnlstm_deploy.cli.deploy_ray import ray
-from bnlstm_deploy.cli.options import Force, Model, Native, Threads
+from bnlstm_deploy.cli.options import Force, Model, Native, Threads, grouped
 from bnlstm_deploy.deploy.names import check_name
 from bnlstm_deploy.deploy.triton_config import Backend, Instance, Options, Strategy
 from bnlstm_deploy.errors import InputError
@@ -27,7 +28,7 @@ deploy = typer.Typer(
     help="Deploy exported files on other servers and on clusters.",
     no_args_is_help=True,
 )
-deploy.command("ray", no_args_is_help=True)(ray)
+deploy.command("ray", no_args_is_help=True)(grouped(ray))
 
 Name = Annotated[
     str | None,
@@ -35,7 +36,61 @@ Name = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class TritonOptions:
+    """The options of `bnlstm_deploy.deploy.triton_config.Options`."""
+
+    backend: Annotated[
+        Backend,
+        typer.Option(
+            help="What runs it: Triton's ONNX Runtime, or its Python with onnxruntime installed."
+        ),
+    ] = DEFAULT.backend
+    strategy: Annotated[
+        Strategy,
+        typer.Option(
+            help="oldest: any ready streams make a batch. direct: each stream has its own place "
+            "in the batch, so there are --max-batch of them.",
+            rich_help_panel=STREAMS,
+        ),
+    ] = DEFAULT.strategy
+    max_sequences: Annotated[
+        int,
+        typer.Option(help="Streams at a time in each instance.", rich_help_panel=STREAMS),
+    ] = DEFAULT.max_sequences
+    sequence_idle: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without a chunk until one is forgotten.", rich_help_panel=STREAMS
+        ),
+    ] = DEFAULT.sequence_idle
+    max_batch: Annotated[int, typer.Option(help="Streams in one run.", rich_help_panel=BATCHES)] = (
+        DEFAULT.max_batch
+    )
+    preferred_batches: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--preferred-batch",
+            help="A batch that waits for no others; repeatable.",
+            show_default=False,
+            rich_help_panel=BATCHES,
+        ),
+    ] = None
+    max_wait: Annotated[
+        float,
+        typer.Option(help="Seconds that a request waits for others.", rich_help_panel=BATCHES),
+    ] = DEFAULT.max_wait
+    instance: Annotated[Instance, typer.Option(help="Where an instance of the model runs.")] = (
+        DEFAULT.instance
+    )
+    instances: Annotated[
+        int, typer.Option(help="How many there are, on each GPU if they run there.")
+    ] = DEFAULT.instances
+    threads: Threads = None
+
+
 @deploy.command("triton", no_args_is_help=True)
+@grouped
 def triton(
     model: Model,
     repository: Annotated[
@@ -48,13 +103,8 @@ def triton(
             show_default=False,
         ),
     ],
+    options: TritonOptions,
     name: Name = None,
-    backend: Annotated[
-        Backend,
-        typer.Option(
-            help="What runs it: Triton's ONNX Runtime, or its Python with onnxruntime installed."
-        ),
-    ] = DEFAULT.backend,
     sequence: Annotated[
         bool | None,
         typer.Option(
@@ -64,39 +114,6 @@ def triton(
             rich_help_panel=STREAMS,
         ),
     ] = None,
-    strategy: Annotated[
-        Strategy,
-        typer.Option(
-            help="oldest: any ready streams make a batch. direct: each stream has its own place "
-            "in the batch, so there are --max-batch of them.",
-            rich_help_panel=STREAMS,
-        ),
-    ] = DEFAULT.strategy,
-    max_sequences: Annotated[
-        int,
-        typer.Option(help="Streams at a time in each instance.", rich_help_panel=STREAMS),
-    ] = DEFAULT.max_sequences,
-    sequence_idle: Annotated[
-        float,
-        typer.Option(
-            help="Seconds without a chunk until one is forgotten.", rich_help_panel=STREAMS
-        ),
-    ] = DEFAULT.sequence_idle,
-    max_batch: Annotated[
-        int, typer.Option(help="Streams in one run.", rich_help_panel=BATCHES)
-    ] = DEFAULT.max_batch,
-    preferred_batch: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="A batch that waits for no others; repeatable.",
-            show_default=False,
-            rich_help_panel=BATCHES,
-        ),
-    ] = None,
-    max_wait: Annotated[
-        float,
-        typer.Option(help="Seconds that a request waits for others.", rich_help_panel=BATCHES),
-    ] = DEFAULT.max_wait,
     lengths: Annotated[
         bool,
         typer.Option(
@@ -105,13 +122,6 @@ def triton(
             rich_help_panel=BATCHES,
         ),
     ] = False,
-    instance: Annotated[
-        Instance, typer.Option(help="Where an instance of the model runs.")
-    ] = DEFAULT.instance,
-    instances: Annotated[
-        int, typer.Option(help="How many there are, on each GPU if they run there.")
-    ] = DEFAULT.instances,
-    threads: Threads = None,
     native: Native = True,
     native_library: Annotated[
         str | None,
@@ -134,35 +144,25 @@ def triton(
     from bnlstm_deploy.deploy.triton_config import configuration
     from bnlstm_deploy.runtime import Session
 
-    options = Options(
-        backend=backend,
-        strategy=strategy,
-        max_batch=max_batch,
-        preferred_batches=tuple(preferred_batch or ()),
-        max_wait=max_wait,
-        max_sequences=max_sequences,
-        sequence_idle=sequence_idle,
-        instance=instance,
-        instances=instances,
-        threads=threads,
-    )
+    preferred = tuple(options.preferred_batches or ())
+    chosen = Options(**{**vars(options), "preferred_batches": preferred})
     session = Session(model, native=native)
     if sequence is None:
         sequence = all(layers.streams for layers in session.metadata.layers)
     interface = describe(session, sequence=sequence, lengths=lengths)
     name = check_name(model.stem if name is None else name)
-    kernel = find_kernel(session, instance)
+    kernel = find_kernel(session, chosen.instance)
     library = None
     if kernel.library is not None:
-        library = server_path(kernel.library, repository, name, backend, native_library)
+        library = server_path(kernel.library, repository, name, chosen.backend, native_library)
     elif native_library is not None:
         raise InputError(
             f"--native-library is given, and what runs is the {kernel}; leave the option out"
         )
-    fields = configuration(name, interface, session.metadata, options, library=library)
+    fields = configuration(name, interface, session.metadata, chosen, library=library)
 
     def save(destination: Path) -> None:
-        if backend is Backend.python:
+        if chosen.backend is Backend.python:
             shutil.copyfile(model, destination)
         else:
             _save_batch_first(model, destination, interface)
@@ -171,14 +171,14 @@ def triton(
         repository, fields, interface, save, library=kernel.library, force=force
     )
     kind = "streams" if sequence else "whole sequences"
-    Console().print(
-        f"Wrote [bold]{folder}[/bold] for Triton's {backend} backend: {kind}, {escape(str(kernel))}"
-    )
+    how = f"{chosen.backend} backend: {kind}, {escape(str(kernel))}"
+    Console().print(f"Wrote [bold]{folder}[/bold] for Triton's {how}")
 
 
-@deploy.command("kserve", no_args_is_help=True)
-def kserve(
-    model: Model,
+@dataclass(frozen=True)
+class ServiceOptions:
+    """Fields of `bnlstm_deploy.deploy.kserve.Service`."""
+
     storage_uri: Annotated[
         str,
         typer.Option(
@@ -187,13 +187,35 @@ def kserve(
             "s3://BUCKET/FOLDER, ...",
             show_default=False,
         ),
-    ],
+    ]
     image: Annotated[
         str,
         typer.Option(
             help="A container image made by the Dockerfile of this project.", show_default=False
         ),
-    ],
+    ]
+    min_replicas: Annotated[int, typer.Option(help="The least servers.")] = 1
+    max_replicas: Annotated[int, typer.Option(help="The most servers.")] = 1
+    cpu: Annotated[str, typer.Option(help="Cores of a server.")] = "1"
+    memory: Annotated[str, typer.Option(help="Memory of a server.")] = "1Gi"
+    gpus: Annotated[int, typer.Option(help="GPUs of a server.")] = 0
+    native: Native = True
+    token_secret: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The Kubernetes secret whose key `token` is the bearer token that requests must "
+            "carry.",
+            show_default="none, everybody who reaches the pod may use it",
+        ),
+    ] = None
+
+
+@deploy.command("kserve", no_args_is_help=True)
+@grouped
+def kserve(
+    model: Model,
+    options: ServiceOptions,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -205,21 +227,6 @@ def kserve(
         ),
     ] = None,
     name: Name = None,
-    min_replicas: Annotated[int, typer.Option(help="The least servers.")] = 1,
-    max_replicas: Annotated[int, typer.Option(help="The most servers.")] = 1,
-    cpu: Annotated[str, typer.Option(help="Cores of a server.")] = "1",
-    memory: Annotated[str, typer.Option(help="Memory of a server.")] = "1Gi",
-    gpus: Annotated[int, typer.Option(help="GPUs of a server.")] = 0,
-    native: Native = True,
-    token_secret: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The Kubernetes secret whose key `token` is the bearer token that requests must "
-            "carry.",
-            show_default="none, everybody who reaches the pod may use it",
-        ),
-    ] = None,
     force: Force = False,
 ) -> None:
     """Write an InferenceService manifest for KServe, which runs `bnlstm-deploy serve`.
@@ -231,25 +238,13 @@ def kserve(
     from bnlstm_deploy.runtime import Session
 
     # What is not an exported file of this package is refused here, not in a cluster.
-    session = Session(model, native=native)
-    service = Service(
-        name=model.stem if name is None else name,
-        file=model.name,
-        storage_uri=storage_uri,
-        image=image,
-        min_replicas=min_replicas,
-        max_replicas=max_replicas,
-        cpu=cpu,
-        memory=memory,
-        gpus=gpus,
-        native=native,
-        token_secret=token_secret,
-    )
+    session = Session(model, native=options.native)
+    name = model.stem if name is None else name
+    service = Service(name=name, file=model.name, **vars(options))
     if output is None:
         typer.echo(manifest(service), nl=False)
         return
-    if output.exists() and not force:
-        raise InputError(f"{output} exists; choose another name, or replace it with --force")
+    check_free(output, force=force)
     with replacing(output) as temporary:
         temporary.write_text(manifest(service), encoding="utf-8")
     kernel = escape(str(session.native))

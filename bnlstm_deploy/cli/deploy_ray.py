@@ -9,17 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bnlstm_deploy.cli.limit_options import (
-    MaxBatch,
-    MaxBody,
-    MaxQueue,
-    MaxSequences,
-    MaxTime,
-    MaxWait,
-    SequenceIdle,
-    Timeout,
-)
-from bnlstm_deploy.cli.options import Force, Native, Providers, Threads, split
+from bnlstm_deploy.atomic import check_free
+from bnlstm_deploy.cli.options import Force, Running, ServerLimits, split
 from bnlstm_deploy.deploy.names import check_name
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.extras import require
@@ -37,6 +28,8 @@ def ray(
             show_default=False,
         ),
     ],
+    running: Running,
+    limits: ServerLimits,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -62,9 +55,6 @@ def ray(
             show_default="BNLSTM_DEPLOY_TOKEN of the nodes' environment, or none",
         ),
     ] = None,
-    providers: Providers = "cpu",
-    threads: Threads = None,
-    native: Native = True,
     min_replicas: Annotated[
         int, typer.Option(min=1, help="The least.", rich_help_panel=REPLICAS)
     ] = 1,
@@ -83,14 +73,6 @@ def ray(
     ] = 32.0,
     cpus: Annotated[float, typer.Option(min=0, help="Of each.", rich_help_panel=REPLICAS)] = 1.0,
     gpus: Annotated[float, typer.Option(min=0, help="Of each.", rich_help_panel=REPLICAS)] = 0.0,
-    max_batch: MaxBatch = 64,
-    max_wait: MaxWait = 0.002,
-    max_queue: MaxQueue = 1024,
-    max_time: MaxTime = 16384,
-    timeout: Timeout = 30.0,
-    max_sequences: MaxSequences = 10_000,
-    sequence_idle: SequenceIdle = 60.0,
-    max_body: MaxBody = 67_108_864,
     force: Force = False,
 ) -> None:
     """Serve exported files on a Ray cluster: Open Inference Protocol v2 over REST.
@@ -112,25 +94,14 @@ def ray(
         raise InputError(
             f"--max-replicas is {most} and --min-replicas {min_replicas}; pass no more as the least"
         )
-    wanted = split(providers)
+    wanted = split(running.providers)
     here = address is None and output is None  # the nodes of a cluster may have other providers
     for entry in find(models):  # what cannot be used is refused here, not in the cluster
-        Session(entry.path, providers=wanted if here else ("cpu",), native=native)
+        Session(entry.path, providers=wanted if here else ("cpu",), native=running.native)
     options = Options(
         models=[absolute(model) for model in models],
-        providers=providers,
-        threads=threads,
-        native=native,
-        limits=Limits(
-            max_batch=max_batch,
-            max_wait=max_wait,
-            max_queue=max_queue,
-            max_time=max_time,
-            timeout=timeout,
-            max_sequences=max_sequences,
-            sequence_idle=sequence_idle,
-            max_body=max_body,
-        ),
+        **vars(running),
+        limits=Limits(**vars(limits)),
         token_file=None if token_file is None else str(token_file.resolve()),
         # A node that lacks the token refuses to start, instead of letting everybody in.
         require_token=read_token(token_file) is not None,
@@ -141,13 +112,12 @@ def ray(
         gpus=gpus,
     )
     if output is not None:
-        if output.exists() and not force:
-            raise InputError(f"{output} exists; choose another name, or replace it with --force")
+        check_free(output, force=force)
         write(config(options, name=name, host=host, port=http_port), output)
         Console().print(f"Wrote [bold]{output}[/bold]")
         return
     if address is None:
-        _check_free(host, http_port)
+        _check_port(host, http_port)
     from bnlstm_deploy.deploy.ray_run import run
 
     try:
@@ -156,7 +126,7 @@ def ray(
         raise RuntimeSessionError(f"{error}; its log tells more") from error
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_port(host: str, port: int) -> None:
     """Raise if Serve could not listen: it says so in a log only, and goes on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bnlstm_deploy.cli.load import Source, load
-from bnlstm_deploy.cli.options import BatchFirst, Config, Head, Layout, Prefix
+from bnlstm_deploy.cli.load import load
+from bnlstm_deploy.cli.options import Reading
 from bnlstm_deploy.errors import RuntimeSessionError
 
 if TYPE_CHECKING:
@@ -26,11 +26,7 @@ def inspect(
             metavar="FILE", help="A checkpoint or an exported .onnx file.", show_default=False
         ),
     ],
-    config: Config = None,
-    layout: Layout = None,
-    prefix: Prefix = None,
-    head: Head = None,
-    batch_first: BatchFirst = False,
+    reading: Reading,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Show what a checkpoint or an exported file holds.
@@ -41,10 +37,7 @@ def inspect(
 
     Example: bnlstm-deploy inspect models/permuted-digits
     """
-    if file.suffix == ".onnx":
-        facts = _graph(file)
-    else:
-        facts = _checkpoint(Source(file, config, layout, prefix, head, batch_first))
+    facts = _graph(file) if file.suffix == ".onnx" else _checkpoint(file, reading)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -103,18 +96,18 @@ def _graph(path: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoint(source: Source) -> dict[str, Any]:
+def _checkpoint(path: Path, reading: Reading) -> dict[str, Any]:
     from bnlstm_deploy.checkpoint import state_sha256
     from bnlstm_deploy.folding.health import warnings
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 
-    model, imported, _ = load(Console(quiet=True), source)
+    model, imported, _ = load(Console(quiet=True), path, reading)
     assert isinstance(model, BNLSTM | BNLSTMModel)
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
     head = f"{model.head}, {model.pooling}" if isinstance(model, BNLSTMModel) else "none"
     return {
         "checkpoint": {
-            "path": str(source.checkpoint),
+            "path": str(path),
             "layout": "native" if imported is None else imported.layout.name,
             "notes": "-" if imported is None else "; ".join(imported.notes[1:]) or "-",
             "assumed": "-" if imported is None else "; ".join(imported.assumptions),

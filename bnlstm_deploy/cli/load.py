@@ -4,11 +4,11 @@ import importlib
 import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
-from bnlstm_deploy.cli.options import HeadPooling
+from bnlstm_deploy.cli.options import OwnModel, Reading
 from bnlstm_deploy.errors import CheckpointError, InputError
 from bnlstm_deploy.npz import read_npz
 
@@ -16,20 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bnlstm_deploy.checkpoint import Imported
-    from bnlstm_deploy.nn import Pooling
-
-
-class Source(NamedTuple):
-    """Where a model comes from, as the options of several commands say it."""
-
-    checkpoint: Path | None
-    config: Path | None = None
-    layout: str | None = None
-    prefix: str | None = None
-    head: HeadPooling | None = None
-    batch_first: bool = False
-    factory: str | None = None
-    inputs: Path | None = None
 
 
 class Loaded(NamedTuple):
@@ -42,29 +28,29 @@ class Loaded(NamedTuple):
     """Example arguments of a model of the user's own."""
 
 
-def load(console: Console, source: Source) -> Loaded:
+def load(
+    console: Console,
+    checkpoint: Path | None,
+    reading: Reading,
+    own: OwnModel = OwnModel(),
+) -> Loaded:
     """Load a checkpoint; print which layout matched, and what no key confirms."""
     from bnlstm_deploy import checkpoint as room
     from bnlstm_deploy.checkpoint.loading import is_native
 
-    if source.factory is not None:
+    if own.factory is not None:
         with console.status("Building the model"):
-            return _whole_model(source.factory, source)
-    path, config, layout, prefix, head, batch_first, _, inputs = source
-    if path is None:
+            return _whole_model(own.factory, checkpoint, reading, own.inputs)
+    if checkpoint is None:
         raise InputError("neither CHECKPOINT nor --model is given; pass one of them")
-    if inputs is not None:
+    if own.inputs is not None:
         raise InputError("--inputs belongs to --model; a checkpoint tells its input's shape")
-    pooling: Pooling | None = None if head is None else head.value
+    options: dict[str, Any] = vars(reading) | {"head": reading.head and reading.head.value}
     with console.status("Loading the checkpoint"):
-        if is_native(path, config, layout):
-            model = room.load(
-                path, config=config, prefix=prefix, head=pooling, batch_first=batch_first
-            )
-            return Loaded(model)
-        imported = room.import_checkpoint(
-            path, layout=layout, prefix=prefix, head=pooling, batch_first=batch_first
-        )
+        if is_native(checkpoint, reading.config, reading.layout):
+            return Loaded(room.load(checkpoint, **options))
+        del options["config"]
+        imported = room.import_checkpoint(checkpoint, **options)
     for note in imported.notes:
         console.print(note, markup=False, highlight=False)
     console.print(
@@ -76,36 +62,31 @@ def load(console: Console, source: Source) -> Loaded:
     return Loaded(imported.model, imported)
 
 
-def _whole_model(factory: str, source: Source) -> Loaded:
+def _whole_model(
+    factory: str, checkpoint: Path | None, reading: Reading, inputs: Path | None
+) -> Loaded:
     """Build the user's own model, and load its state dict if one is given."""
     import torch
 
     from bnlstm_deploy.checkpoint import read_tensors
 
-    given = {
-        "--config": source.config,
-        "--layout": source.layout,
-        "--prefix": source.prefix,
-        "--head": source.head,
-        "--batch-first": source.batch_first or None,
-    }
-    misplaced = [option for option, value in given.items() if value is not None]
+    misplaced = [f"--{name.replace('_', '-')}" for name, value in vars(reading).items() if value]
     if misplaced:
         raise InputError(f"{', '.join(misplaced)} cannot be used with --model, which builds all")
     model = _call(factory)
-    if source.checkpoint is not None:
+    if checkpoint is not None:
         try:
-            model.load_state_dict(read_tensors(source.checkpoint))
+            model.load_state_dict(read_tensors(checkpoint))
         except RuntimeError as error:
-            raise CheckpointError(f"{source.checkpoint} does not fit {factory}: {error}") from error
-    if source.inputs is None:
+            raise CheckpointError(f"{checkpoint} does not fit {factory}: {error}") from error
+    if inputs is None:
         return Loaded(model.eval())
-    arrays = read_npz(source.inputs)
+    arrays = read_npz(inputs)
     parameters = list(inspect.signature(model.forward).parameters)
     names = [name for name in parameters if name in arrays]
     if not names or set(arrays) - set(names):
         raise InputError(
-            f"{source.inputs} holds {sorted(arrays)}; name the arrays after the arguments of "
+            f"{inputs} holds {sorted(arrays)}; name the arrays after the arguments of "
             f"{type(model).__name__}.forward: {parameters}"
         )
     return Loaded(model.eval(), examples=tuple(torch.from_numpy(arrays[name]) for name in names))

@@ -10,6 +10,7 @@ from bnlstm_deploy.cli.convert import convert
 from bnlstm_deploy.cli.deploy import deploy
 from bnlstm_deploy.cli.inspect import inspect
 from bnlstm_deploy.cli.layouts import layouts
+from bnlstm_deploy.cli.options import grouped
 from bnlstm_deploy.cli.recalibrate import recalibrate
 from bnlstm_deploy.cli.run import run
 from bnlstm_deploy.cli.serve import serve
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 for command in (inspect, convert, verify, run, bench, recalibrate, serve):
-    app.command(no_args_is_help=True)(command)
+    app.command(no_args_is_help=True)(grouped(command))
 app.add_typer(layouts)
 app.add_typer(deploy)
 

@@ -1,13 +1,50 @@
-"""Arguments that several commands share."""
+"""Arguments that several commands share, alone and in groups.
 
+A group is a dataclass whose fields are options; `grouped` lets a command take one as an argument.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
+    from bnlstm_deploy.runtime import Session
     from bnlstm_deploy.runtime.providers import Provider
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose arguments that are groups are the options in them, for typer."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, type[Any]] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        own, defaults = {name: hints[name]}, {name: parameter.default}
+        if is_dataclass(hints[name]):
+            groups[name] = hints[name]
+            own = get_type_hints(hints[name], include_extras=True)
+            defaults = {field.name: field.default for field in fields(hints[name])}
+        parameters += [
+            inspect.Parameter(
+                n, inspect.Parameter.KEYWORD_ONLY, default=defaults[n], annotation=own[n]
+            )
+            for n in own
+        ]
+
+    @functools.wraps(command)
+    def with_options(**given: Any) -> None:  # noqa: ANN401
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        command(**given)
+
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options
 
 
 class HeadPooling(StrEnum):
@@ -25,68 +62,76 @@ _CHECKPOINT = typer.Argument(
 )
 Checkpoint = Annotated[Path, _CHECKPOINT]
 OptionalCheckpoint = Annotated[Path | None, _CHECKPOINT]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="JSON",
-        help="Configuration of a state dict.",
-        show_default="config.json beside it",
-    ),
-]
-Layout = Annotated[
-    str | None,
-    typer.Option(
-        "--layout",
-        metavar="NAME|TOML",
-        help="What the keys of other code's checkpoint mean.",
-        show_default="the one that matches",
-    ),
-]
-Prefix = Annotated[
-    str | None,
-    typer.Option(
-        "--prefix",
-        help="What precedes the keys of other code's recurrent layers.",
-        show_default="found",
-    ),
-]
-Head = Annotated[
-    HeadPooling | None,
-    typer.Option(
-        "--head",
-        help="Keep the Linear beside other code's recurrent layers: it reads the last hidden "
-        "state, or the output at every timestep.",
-        show_default=False,
-    ),
-]
-BatchFirst = Annotated[
-    bool,
-    typer.Option(
-        "--batch-first",
-        help="Other code's checkpoint: make input and output (N, T, .) instead of (T, N, .).",
-    ),
-]
-Factory = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="MODULE:FACTORY",
-        help="A model of your own that holds BNLSTM layers: a function of no arguments that "
-        "returns it. CHECKPOINT is its state dict.",
-        show_default=False,
-    ),
-]
-Inputs = Annotated[
-    Path | None,
-    typer.Option(
-        "--inputs",
-        metavar="X.npz",
-        help="Example arguments of --model's forward, as arrays of those names, with a batch and "
-        "a time of at least 2.",
-        show_default=False,
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a checkpoint is to be read."""
+
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help="Configuration of a state dict.",
+            show_default="config.json beside it",
+        ),
+    ] = None
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|TOML",
+            help="What the keys of other code's checkpoint mean.",
+            show_default="the one that matches",
+        ),
+    ] = None
+    prefix: Annotated[
+        str | None,
+        typer.Option(
+            help="What precedes the keys of other code's recurrent layers.", show_default="found"
+        ),
+    ] = None
+    head: Annotated[
+        HeadPooling | None,
+        typer.Option(
+            help="Keep the Linear beside other code's recurrent layers: it reads the last hidden "
+            "state, or the output at every timestep.",
+            show_default=False,
+        ),
+    ] = None
+    batch_first: Annotated[
+        bool,
+        typer.Option(
+            "--batch-first",
+            help="Other code's checkpoint: make input and output (N, T, .) instead of (T, N, .).",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class OwnModel:
+    """A whole model of the user's own, which holds BNLSTM layers."""
+
+    factory: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODULE:FACTORY",
+            help="A model of your own that holds BNLSTM layers: a function of no arguments that "
+            "returns it. CHECKPOINT is its state dict.",
+            show_default=False,
+        ),
+    ] = None
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="X.npz",
+            help="Example arguments of --model's forward, as arrays of those names, with a batch "
+            "and a time of at least 2.",
+            show_default=False,
+        ),
+    ] = None
+
+
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL.onnx", help="An exported file.", show_default=False)
 ]
@@ -116,6 +161,46 @@ Native = Annotated[
         show_default=False,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Running:
+    """What runs an exported file."""
+
+    providers: Providers = "cpu"
+    threads: Threads = None
+    native: Native = True
+
+    def open(self, model: Path) -> "Session":
+        """Open a file."""
+        from bnlstm_deploy.runtime import Session
+
+        return Session(
+            model,
+            providers=split(self.providers),
+            intra_op_num_threads=self.threads,
+            native=self.native,
+        )
+
+
+def _limit(help: str, least: int = 0) -> Any:  # noqa: ANN401
+    return typer.Option(min=least, help=help, rich_help_panel="Limits")
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """The limits of a server; their defaults are those of `bnlstm_deploy.serve.Limits`."""
+
+    max_batch: Annotated[int, _limit("Streams in one run.", 1)] = 64
+    max_wait: Annotated[float, _limit("Seconds that a request waits for others.")] = 0.002
+    max_queue: Annotated[int, _limit("Requests waiting; one more is refused with 503.", 1)] = 1024
+    max_time: Annotated[int, _limit("Timesteps of a request.", 1)] = 16384
+    timeout: Annotated[float, _limit("Seconds to an answer.")] = 30.0
+    max_sequences: Annotated[int, _limit("Sequences that are held.")] = 10_000
+    sequence_idle: Annotated[float, _limit("Seconds without a chunk until one is dropped.")] = 60.0
+    max_body: Annotated[int, _limit("Bytes of a request.", 1)] = 67_108_864
+
+
 JsonReport = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Also write the result here.", show_default=False),

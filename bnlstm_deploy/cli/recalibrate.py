@@ -10,16 +10,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from bnlstm_deploy.cli.load import Source, load
-from bnlstm_deploy.cli.options import (
-    BatchFirst,
-    Checkpoint,
-    Config,
-    Force,
-    Head,
-    Layout,
-    Prefix,
-)
+from bnlstm_deploy.cli.load import load
+from bnlstm_deploy.cli.options import Checkpoint, Force, Reading
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.npz import read_npz
 
@@ -45,6 +37,7 @@ def recalibrate(
         Path,
         typer.Option("--output", "-o", metavar="NEW", help="Folder to write.", show_default=False),
     ],
+    reading: Reading,
     lengths: Annotated[
         bool, typer.Option("--lengths", help="Use the array `lengths` (N,) of the data, too.")
     ] = False,
@@ -52,11 +45,6 @@ def recalibrate(
         int, typer.Option(help="Sequences of a minibatch; take that of the training.", min=2)
     ] = 100,
     seed: Annotated[int, typer.Option(help="Of the order of the sequences.", min=0)] = 0,
-    config: Config = None,
-    layout: Layout = None,
-    prefix: Prefix = None,
-    head: Head = None,
-    batch_first: BatchFirst = False,
     force: Force = False,
 ) -> None:
     """Re-estimate the population statistics over a data set, with frozen weights.
@@ -76,8 +64,7 @@ def recalibrate(
     console = Console()
     check_folder(output, force=force)
     arrays = _read(data, lengths=lengths)
-    source = Source(checkpoint, config, layout, prefix, head, batch_first)
-    model = load(console, source).model
+    model = load(console, checkpoint, reading).model
     assert isinstance(model, BNLSTM | BNLSTMModel)
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
     x, ends = arrays

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bnlstm_deploy.atomic import check_writable, replacing
-from bnlstm_deploy.cli.options import Force, Model, Native, Providers, Threads, split
+from bnlstm_deploy.cli.options import Force, Model, Running
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import CARRIED
 from bnlstm_deploy.npz import read_npz
@@ -33,6 +33,7 @@ def run(
             "--output", "-o", metavar="Y.npz", help="Arrays by output name.", show_default=False
         ),
     ],
+    running: Running,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -42,25 +43,16 @@ def run(
             show_default=False,
         ),
     ] = None,
-    providers: Providers = "cpu",
-    threads: Threads = None,
-    native: Native = True,
     force: Force = False,
 ) -> None:
     """Run an exported file on arrays from files.
 
     Example: bnlstm-deploy run digits.onnx --input x.npz -o y.npz
     """
-    from bnlstm_deploy.runtime import Session
-
     if output.suffix != ".npz":
         raise InputError(f"--output is {output}; arrays are written as .npz, so name it so")
-    check_writable(output)
-    if output.exists() and not force:
-        raise InputError(f"{output} exists; choose another name, or replace it with --force")
-    session = Session(
-        model, providers=split(providers), intra_op_num_threads=threads, native=native
-    )
+    check_writable(output, force=force)
+    session = running.open(model)
     feeds = read_npz(input, session.inputs[0].name)
     if state is not None:
         feeds |= _continued(read_npz(state, ""))

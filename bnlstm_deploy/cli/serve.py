@@ -6,17 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bnlstm_deploy.cli.limit_options import (
-    MaxBatch,
-    MaxBody,
-    MaxQueue,
-    MaxSequences,
-    MaxTime,
-    MaxWait,
-    SequenceIdle,
-    Timeout,
-)
-from bnlstm_deploy.cli.options import Native, Providers, Threads, split
+from bnlstm_deploy.cli.options import Running, ServerLimits, split
 from bnlstm_deploy.extras import require
 
 
@@ -30,6 +20,8 @@ def serve(
             show_default=False,
         ),
     ],
+    running: Running,
+    limits: ServerLimits,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[
         int, typer.Option(min=0, max=65535, help="REST, metrics and page; 0 for any.")
@@ -43,17 +35,6 @@ def serve(
             show_default="BNLSTM_DEPLOY_TOKEN of the environment, or none",
         ),
     ] = None,
-    providers: Providers = "cpu",
-    threads: Threads = None,
-    native: Native = True,
-    max_batch: MaxBatch = 64,
-    max_wait: MaxWait = 0.002,
-    max_queue: MaxQueue = 1024,
-    max_time: MaxTime = 16384,
-    timeout: Timeout = 30.0,
-    max_sequences: MaxSequences = 10_000,
-    sequence_idle: SequenceIdle = 60.0,
-    max_body: MaxBody = 67_108_864,
 ) -> None:
     """Serve exported files: Open Inference Protocol v2 over REST and gRPC, metrics and a page.
 
@@ -66,26 +47,16 @@ def serve(
     from bnlstm_deploy.serve.server import serve as run
     from bnlstm_deploy.serve.settings import Settings, read_token
 
-    limits = Limits(
-        max_batch=max_batch,
-        max_wait=max_wait,
-        max_queue=max_queue,
-        max_time=max_time,
-        timeout=timeout,
-        max_sequences=max_sequences,
-        sequence_idle=sequence_idle,
-        max_body=max_body,
-    )
-    settings = Settings(limits, read_token(token_file))
+    settings = Settings(Limits(**vars(limits)), read_token(token_file))
     engines = [
         Engine(
             entry.path,
             name=entry.name,
             version=entry.version,
-            providers=split(providers),
-            threads=threads,
-            native=native,
-            limits=limits,
+            providers=split(running.providers),
+            threads=running.threads,
+            native=running.native,
+            limits=settings.limits,
         )
         for entry in find(models)
     ]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,43 +11,32 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bnlstm_deploy.atomic import check_writable, replacing
-from bnlstm_deploy.cli.load import Loaded, Source, load
+from bnlstm_deploy.cli.load import Loaded, load
 from bnlstm_deploy.cli.options import (
-    BatchFirst,
-    Config,
-    Factory,
-    Head,
-    Inputs,
     JsonReport,
-    Layout,
     Native,
     OptionalCheckpoint,
-    Prefix,
+    OwnModel,
     Providers,
+    Reading,
     split,
 )
 from bnlstm_deploy.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
-    from bnlstm_deploy.runtime.providers import Provider
     from bnlstm_deploy.verification import Report
 
 SHOWN_FAILURES = 10
 
 
 def verify(
+    reading: Reading,
+    own: OwnModel,
     checkpoint: OptionalCheckpoint = None,
     model: Annotated[
         Path | None,
         typer.Argument(metavar="MODEL.onnx", help="An exported file.", show_default=False),
     ] = None,
-    config: Config = None,
-    layout: Layout = None,
-    prefix: Prefix = None,
-    head: Head = None,
-    batch_first: BatchFirst = False,
-    factory: Factory = None,
-    inputs: Inputs = None,
     providers: Providers = "cpu",
     data: Annotated[
         list[Path] | None,
@@ -127,15 +116,14 @@ def verify(
                 f"{checkpoint} is no checkpoint; pass CHECKPOINT first and then MODEL.onnx: "
                 f"{model} {checkpoint}"
             )
-        source = Source(checkpoint, config, layout, prefix, head, batch_first, factory, inputs)
-        loaded = load(console, source)
+        loaded = load(console, checkpoint, reading, own)
         report = run_check(
             console,
             loaded,
             model,
-            providers=tuple(split(providers)),
+            providers=split(providers),
             native=native,
-            data=tuple(data or ()),
+            data=data or (),
             search_seconds=search_seconds,
             ratio_limit=ratio,
             seed=seed,
@@ -159,21 +147,8 @@ def verify(
         raise typer.Exit(1)
 
 
-def run_check(
-    console: Console,
-    loaded: Loaded,
-    path: Path,
-    *,
-    providers: "tuple[Provider, ...]" = ("cpu",),
-    native: bool = True,
-    data: tuple[Path, ...] = (),
-    search_seconds: float = 3.0,
-    ratio_limit: float = 4.0,
-    seed: int = 0,
-    bundle: Path | None = None,
-    endpoint: str | None = None,
-) -> "Report":
-    """Run the check with a progress bar."""
+def run_check(console: Console, loaded: Loaded, path: Path, **options: Any) -> "Report":  # noqa: ANN401
+    """Run the check with a progress bar; the options are those of `verification.verify`."""
     from bnlstm_deploy.verification import sample_like
     from bnlstm_deploy.verification import verify as check
 
@@ -181,22 +156,11 @@ def run_check(
     sample = None if examples is None else sample_like(model, examples)
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("Verifying", total=None)
-        return check(
-            model,
-            path,
-            sample=sample,
-            data=data,
-            providers=providers,
-            native=native,
-            search_seconds=search_seconds,
-            ratio_limit=ratio_limit,
-            seed=seed,
-            bundle=bundle,
-            endpoint=endpoint,
-            progress=lambda stage, done, total: bar.update(
-                task, description=f"Verifying: {stage}", completed=done, total=total
-            ),
-        )
+
+        def show(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=f"Verifying: {stage}", completed=done, total=total)
+
+        return check(model, path, sample=sample, progress=show, **options)
 
 
 def show(console: Console, report: "Report") -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -185,16 +184,9 @@ class Client:
         self._transport.close()
 
     def __enter__(self) -> "Client":
-        """Return the client."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the connections."""
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _persist(self, send: "partial[Answer]", again: Failures) -> Answer:

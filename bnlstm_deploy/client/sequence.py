@@ -3,7 +3,6 @@
 import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bnlstm_deploy.client.protocol import with_inputs
@@ -132,14 +131,7 @@ class ServerSequence:
             self.client.infer(self._last, outputs=outputs, chunk=chunk, again=())
 
     def __enter__(self) -> "ServerSequence":
-        """Return the sequence."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Have the server drop the state."""
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -7,19 +7,11 @@ is (N, ...) to it, wherever the exported graph has the batch.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from bnlstm_deploy.dtypes import OUTSIDE
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import CARRIED
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.signature import BATCH, Array, Value
-
-TYPES = {
-    "float32": "TYPE_FP32",
-    "float64": "TYPE_FP64",
-    "int64": "TYPE_INT64",
-    "int32": "TYPE_INT32",
-    "bool": "TYPE_BOOL",
-}
-"""Triton's names of the dtypes that exported graphs have outside."""
 
 
 class Tensor(NamedTuple):
@@ -135,8 +127,9 @@ def _tensor(session: Session, value: Value) -> Tensor:
             "requests together along it, so every input and output needs one"
         )
     dtype = "" if value.dtype is None else value.dtype.name
-    if dtype not in TYPES:
-        raise InputError(f"{value.name!r} has a type that is not one of {', '.join(TYPES)}")
+    if dtype not in OUTSIDE:
+        raise InputError(f"{value.name!r} has a type that is not one of {', '.join(OUTSIDE)}")
     others = value.shape[:axis] + value.shape[axis + 1 :]
     dims = tuple(axis if isinstance(axis, int) else -1 for axis in others)
-    return Tensor(value.name, value.name, axis, TYPES[dtype], dims or (1,), flat=not dims)
+    kind = f"TYPE_{OUTSIDE[dtype].protocol}"
+    return Tensor(value.name, value.name, axis, kind, dims or (1,), flat=not dims)

@@ -1,11 +1,14 @@
 """An InferenceService of KServe that runs `bnlstm-deploy serve`."""
 
-import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bnlstm_deploy.deploy.names import check_label
 from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.extras import require
+
+require("yaml", extra="serve")
+
+import yaml  # noqa: E402
 
 HTTP_PORT, GRPC_PORT = 8080, 8081
 MOUNT = "/mnt/models"
@@ -74,7 +77,8 @@ class Service:
 
 def manifest(service: Service) -> str:
     """Return the manifest as YAML."""
-    return "\n".join(_lines(inference_service(service), "")) + "\n"
+    text: str = yaml.safe_dump(inference_service(service), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def inference_service(service: Service) -> dict[str, Node]:
@@ -141,30 +145,3 @@ def _resources(service: Service) -> dict[str, Node]:
     amounts = {"cpu": service.cpu, "memory": service.memory}
     gpus = {"nvidia.com/gpu": str(service.gpus)} if service.gpus else {}
     return {"requests": amounts | gpus, "limits": amounts | gpus}
-
-
-def _lines(node: Mapping[str, Node], indent: str) -> Iterator[str]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield f"{indent}{key}:"
-            yield from _lines(value, f"{indent}  ")
-        elif isinstance(value, list):
-            yield f"{indent}{key}:"
-            for item in value:
-                yield from _item(item, f"{indent}  ")
-        else:
-            yield f"{indent}{key}: {_scalar(value)}"
-
-
-def _item(item: Node, indent: str) -> Iterator[str]:
-    if isinstance(item, Mapping):
-        first, *rest = _lines(item, f"{indent}  ")
-        yield f"{indent}- {first.lstrip()}"
-        yield from rest
-    else:
-        yield f"{indent}- {_scalar(item)}"
-
-
-def _scalar(value: Node) -> str:
-    """Return a scalar as JSON, which is YAML: strings such as "1" stay strings."""
-    return json.dumps(value, ensure_ascii=False)  # YAML has no escapes in two halves, as for emoji

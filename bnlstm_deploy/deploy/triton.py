@@ -2,12 +2,12 @@
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from bnlstm_deploy.atomic import replacing_folder
 from bnlstm_deploy.deploy.interface import Interface
 from bnlstm_deploy.deploy.pbtxt import write
 from bnlstm_deploy.deploy.triton_config import Backend, Instance, Message
@@ -106,18 +106,10 @@ def write_repository(
         InputError: The model is there already, or the folder cannot be written to.
     """
     folder = repository / str(configuration["name"])
-    if folder.exists() and not force:
-        raise InputError(f"{folder} exists; choose another name, or replace it by force")
-    try:
-        repository.mkdir(exist_ok=True)
-        place = repository.resolve()
-        # Beside the repository: a server that watches it takes every folder inside for a model.
-        temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    except OSError as error:
-        raise _cannot_write(repository, error) from error
-    try:
-        new = temporary / "new"
-        (new / VERSION).mkdir(parents=True)
+    # Made beside the repository: a server that watches it takes every folder inside for a model.
+    place = repository.resolve().parent
+    with replacing_folder(folder, place=place, force=force) as new:
+        (new / VERSION).mkdir()
         (new / "config.pbtxt").write_text(write(configuration), encoding="utf-8")
         save_model(new / VERSION / "model.onnx")
         if library is not None:
@@ -127,22 +119,7 @@ def write_repository(
             (new / VERSION / "model.py").write_text(code.read_text(encoding="utf-8"))
         else:
             _save_initial(new / "initial_state", interface)
-        try:
-            if folder.exists():
-                folder.rename(temporary / "old")
-            new.rename(folder)
-        except OSError as error:  # such as a repository that is a file system of its own
-            raise _cannot_write(repository, error) from error
-    finally:
-        shutil.rmtree(temporary)
     return folder
-
-
-def _cannot_write(repository: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{repository} cannot be written ({error.strerror}); choose a folder inside of one that "
-        "exists and may be written to"
-    )
 
 
 def _save_initial(folder: Path, interface: Interface) -> None:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bnlstm_deploy.dtypes import REDUCED
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting.forms import FACTORED, MATERIALIZED, lstm, scan, unrolled
-from bnlstm_deploy.exporting.forms.parts import REDUCED
 from bnlstm_deploy.folding import FoldedDirection
 
 AUTO = "auto"

@@ -8,15 +8,6 @@ from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import value_name
 from bnlstm_deploy.signature import Array, Signature, Value
 
-DTYPES: dict[str, np.dtype[np.generic]] = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(double)": np.dtype(np.float64),
-    "tensor(int64)": np.dtype(np.int64),
-    "tensor(int32)": np.dtype(np.int32),
-    "tensor(bool)": np.dtype(np.bool_),
-}
-"""ONNX Runtime's type names of the inputs that this package exports."""
-
 COUNTS = ("lengths", "start_step")
 """The optional inputs that count timesteps."""
 

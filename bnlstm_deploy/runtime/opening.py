@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from bnlstm_deploy.dtypes import NATIVE
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.metadata import INLINED, Metadata
 from bnlstm_deploy.runtime.cuda import preload
@@ -21,9 +22,6 @@ FROM_CUDA = re.compile("(CUDA|CUBLAS|CUDNN|cuDNN) (failure|error|version)|cudaEr
 
 CRASHES = ("FuseFp16InitializerToFp32NodeTransformer",)
 """Optimizers that are switched off: on a CPU this one ends the process on many float16 graphs."""
-
-NATIVE_DTYPES = ("float32", "float64")
-"""The types that the native kernel is for."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,8 @@ class Opening:
 def _why_not_native(session: ort.InferenceSession, error: RuntimeSessionError) -> str:
     """Return why a file runs, and not on the native kernel, with which it gave an error."""
     metadata = Metadata.from_properties(session.get_modelmeta().custom_metadata_map)
-    if metadata.dtype not in NATIVE_DTYPES:
-        return f"the native kernel is for {' and '.join(NATIVE_DTYPES)}, not {metadata.dtype}"
+    if metadata.dtype not in NATIVE:
+        return f"the native kernel is for {' and '.join(NATIVE)}, not {metadata.dtype}"
     return f"ONNX Runtime refuses the file with the native kernel: {error}"
 
 

@@ -83,14 +83,13 @@ OPTIONS: dict[str, dict[str, Translation]] = {
 
 OWN = {
     CPU: (),
-    CUDA: (
-        *("arena_extend_strategy", "cudnn_conv1d_pad_to_nc1d", "cudnn_conv_algo_search"),
-        *("cudnn_conv_use_max_workspace", "device_id", "do_copy_in_default_stream"),
-        *("enable_skip_layer_norm_strict_mode", "fuse_conv_bias", "gpu_external_alloc"),
-        *("gpu_external_empty_cache", "gpu_external_free", "gpu_mem_limit"),
-        *("has_user_compute_stream", "prefer_nhwc", "sdpa_kernel", "tunable_op_enable"),
-        *("tunable_op_max_tuning_duration_ms", "tunable_op_tuning_enable"),
-        *("use_ep_level_unified_stream", "use_tf32", "user_compute_stream"),
+    CUDA: tuple(
+        "arena_extend_strategy cudnn_conv1d_pad_to_nc1d cudnn_conv_algo_search "
+        "cudnn_conv_use_max_workspace device_id do_copy_in_default_stream "
+        "enable_skip_layer_norm_strict_mode fuse_conv_bias gpu_external_alloc "
+        "gpu_external_empty_cache gpu_external_free gpu_mem_limit has_user_compute_stream "
+        "prefer_nhwc sdpa_kernel tunable_op_enable tunable_op_max_tuning_duration_ms "
+        "tunable_op_tuning_enable use_ep_level_unified_stream use_tf32 user_compute_stream".split()
     ),
     TENSORRT: ("device_id", "has_user_compute_stream", "user_compute_stream", "trt_*"),
 }

@@ -23,32 +23,9 @@ NAMES = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 """Short names of providers."""
 
 SHAPE_OPS = frozenset(
-    (
-        *("Add", "And", "Cast", "Concat", "ConstantOfShape", "Div", "Equal", "Expand", "Gather"),
-        *(
-            "Greater",
-            "GreaterOrEqual",
-            "Identity",
-            "Less",
-            "LessOrEqual",
-            "Max",
-            "Min",
-            "Mul",
-            "Not",
-        ),
-        *(
-            "Or",
-            "Range",
-            "ReduceMax",
-            "ReduceMin",
-            "ReduceProd",
-            "Reshape",
-            "Shape",
-            "Size",
-            "Slice",
-        ),
-        *("Squeeze", "Sub", "Unsqueeze", "Where"),
-    )
+    "Add And Cast Concat ConstantOfShape Div Equal Expand Gather Greater GreaterOrEqual Identity "
+    "Less LessOrEqual Max Min Mul Not Or Range ReduceMax ReduceMin ReduceProd Reshape Shape Size "
+    "Slice Squeeze Sub Unsqueeze Where".split()
 )
 """Operators of arithmetic on shapes and lengths. All have kernels on CUDA for tensors of floats."""
 

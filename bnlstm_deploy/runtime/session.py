@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bnlstm_deploy.dtypes import BY_ONNXRUNTIME
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.runtime.binding import Binding
 from bnlstm_deploy.runtime.device import Device, using
-from bnlstm_deploy.runtime.inputs import DTYPES, check_feeds
+from bnlstm_deploy.runtime.inputs import check_feeds
 from bnlstm_deploy.runtime.opening import Opening
 from bnlstm_deploy.runtime.provider_options import CPU
 from bnlstm_deploy.runtime.providers import (
@@ -167,4 +168,4 @@ class Session:
 
 
 def _values(arguments: Sequence[Any]) -> tuple[Value, ...]:
-    return tuple(Value(a.name, DTYPES.get(a.type), tuple(a.shape)) for a in arguments)
+    return tuple(Value(a.name, BY_ONNXRUNTIME.get(a.type), tuple(a.shape)) for a in arguments)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bnlstm_deploy.dtypes import OUTSIDE
 from bnlstm_deploy.errors import BnlstmError, InputError
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
@@ -20,15 +21,6 @@ from bnlstm_deploy.serve.merger import Merger, Size
 from bnlstm_deploy.serve.sequences import Chunk, Sequences
 from bnlstm_deploy.serve.stats import RECENT, Durations, Execution, Stats
 from bnlstm_deploy.signature import Array, Value
-
-DATATYPES = {
-    "float32": "FP32",
-    "float64": "FP64",
-    "int32": "INT32",
-    "int64": "INT64",
-    "bool": "BOOL",
-}
-"""The names of the Open Inference Protocol."""
 
 
 class Tensor(NamedTuple):
@@ -272,5 +264,5 @@ class Engine:
 
 
 def _tensor(value: Value) -> Tensor:
-    name = "FP32" if value.dtype is None else DATATYPES[value.dtype.name]
+    name = "FP32" if value.dtype is None else OUTSIDE[value.dtype.name].protocol
     return Tensor(value.name, name, tuple(a if isinstance(a, int) else -1 for a in value.shape))

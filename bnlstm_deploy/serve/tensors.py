@@ -14,19 +14,11 @@ import numpy as np
 from kserve import InferInput, InferRequest
 from kserve.protocol.infer_type import to_http_parameters
 
+from bnlstm_deploy.dtypes import BY_PROTOCOL
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.serve.engine import Tensor
 from bnlstm_deploy.serve.sequences import Chunk
 from bnlstm_deploy.signature import Array
-
-DTYPES: Mapping[str, np.dtype[np.generic]] = {
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "INT64": np.dtype("<i8"),
-    "INT32": np.dtype("<i4"),
-    "BOOL": np.dtype(np.bool_),
-}
-"""The protocol's names of the types that exported files take."""
 
 LITERALS: Mapping[str, set[type]] = {"f": {float, int, NoneType}, "i": {int}, "b": {bool}}
 """Which JSON values a kind of tensor takes. JSON writes NaN as null, and 1.0 as 1."""
@@ -114,7 +106,7 @@ def _read(given: InferInput, tensor: Tensor) -> Array:
             f"{given.name!r} has {len(shape)} axes; the model takes {len(tensor.shape)}: "
             f"{tensor.shape}, -1 for any size"
         )
-    dtype = DTYPES[tensor.datatype]
+    dtype = BY_PROTOCOL[tensor.datatype]
     raw = given._raw_data  # kserve has no public name for it
     if raw is None:
         return _from_values(given.name, given.data, dtype, shape)

@@ -15,6 +15,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from bnlstm_deploy.atomic import check_free
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.errors import BnlstmError, InputError, RuntimeSessionError, VerificationError
 from bnlstm_deploy.exporting.lifted import recurrent_layers
@@ -39,7 +40,6 @@ from bnlstm_deploy.verification.measuring.lengths import find_lengths
 from bnlstm_deploy.verification.measuring.precision import check_precision
 from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.search import check_worst_case
-from bnlstm_deploy.verification.reporting.bundle import check_free
 from bnlstm_deploy.version import __version__
 
 if TYPE_CHECKING:

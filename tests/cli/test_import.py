@@ -257,7 +257,7 @@ def test_inspect_shows_the_layout_and_warns(run, source, tmp_path):
     ("arguments", "message"),
     [
         (("rnn.pt", "--layout", "nobody"), "no layout 'nobody'"),
-        (("rnn.pt", "--layout", "bad.toml"), "unknown fields ['weight']"),
+        (("rnn.pt", "--layout", "bad.toml"), "missing required field `weights`"),
         (("rnn.pt", "--layout", "mrubio"), "missing: layers.0.weight_hh"),
         (("rnn.pt", "--prefix", "gru."), "no known layout matches"),
         (("odd.npz",), "no known layout matches"),

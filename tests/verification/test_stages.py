@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import InputError, RuntimeSessionError, VerificationError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.metadata import Metadata
@@ -18,7 +19,6 @@ from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.kernel import instruction_sets
 from bnlstm_deploy.verification import Report, assert_equivalent, record, verify
 from bnlstm_deploy.verification.judging.comparison import Comparison
-from bnlstm_deploy.verification.judging.report import EPS
 from bnlstm_deploy.verification.judging.structure import check_structure
 from bnlstm_deploy.verification.measuring.process import GraphProcess
 from tests.models import randomize

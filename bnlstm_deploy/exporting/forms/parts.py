@@ -6,11 +6,8 @@ from dataclasses import dataclass
 import onnx
 import onnx.parser
 
+from bnlstm_deploy.dtypes import ELEMENT_TYPES, REDUCED
 from bnlstm_deploy.exporting.op import DOMAIN, NAME, OUTPUTS, Inputs
-
-FLOAT = int(onnx.TensorProto.FLOAT)
-REDUCED = {"float16": int(onnx.TensorProto.FLOAT16), "bfloat16": int(onnx.TensorProto.BFLOAT16)}
-"""ONNX's numbers for dtypes that matrix products alone are computed in."""
 
 SCALES = ("input_scale", "hidden_scale", "cell_scale", "cell_shift")
 
@@ -90,12 +87,13 @@ RECURRENT_WEIGHT = "R = Transpose <perm = [1, 0]> (weight_hh)"
 
 def wide(site: Site, result: str, value: str) -> str:
     """`result` = `value`, an operand or a result of matrix products, in the dtype of all else."""
-    return f"{result} = {f'Cast <to = {FLOAT}>' if site.reduced else 'Identity'} ({value})"
+    cast = f"Cast <to = {ELEMENT_TYPES['float32']}>" if site.reduced else "Identity"
+    return f"{result} = {cast} ({value})"
 
 
 def narrow(site: Site, result: str, value: str) -> str:
     """`result` = `value` in the dtype of matrix products."""
-    cast = f"Cast <to = {REDUCED[site.dtype]}>" if site.reduced else "Identity"
+    cast = f"Cast <to = {ELEMENT_TYPES[site.dtype]}>" if site.reduced else "Identity"
     return f"{result} = {cast} ({value})"
 
 

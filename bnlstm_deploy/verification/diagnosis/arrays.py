@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
+from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import FoldError
 from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
 from bnlstm_deploy.exporting.values import NO_LENGTH
@@ -17,7 +18,6 @@ from bnlstm_deploy.folding import FoldedDirection
 from bnlstm_deploy.folding.folded import FLOATS
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.verification.diagnosis.places import ARRAYS, Place, bnlstms
-from bnlstm_deploy.verification.diagnosis.recompute import EPS
 
 Values = NDArray[np.generic]
 

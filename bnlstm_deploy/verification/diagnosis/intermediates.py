@@ -14,10 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
+from bnlstm_deploy.dtypes import BY_ONNXRUNTIME
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.exporting.forms import unrolled
 from bnlstm_deploy.exporting.op import OUTPUTS
-from bnlstm_deploy.runtime.inputs import DTYPES
 from bnlstm_deploy.runtime.opening import CRASHES, ERROR_SEVERITY
 from bnlstm_deploy.runtime.providers import Provider, resolve
 from bnlstm_deploy.signature import Array
@@ -116,7 +116,7 @@ class DebugGraph:
                 f"ONNX Runtime cannot load the debug copy of the file: {str(error).strip()}"
             ) from error
         given = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
-        self._dtypes = {value.name: DTYPES.get(value.type) for value in given}
+        self._dtypes = {value.name: BY_ONNXRUNTIME.get(value.type) for value in given}
 
     def run(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[Place, NodeValues]]:
         """Run the copy: the outputs of the graph, and what it held at each node.

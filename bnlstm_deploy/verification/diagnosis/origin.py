@@ -1,6 +1,7 @@
 """Where a graph's error comes from: a value that is wrong though what it is made of is not."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,22 +14,9 @@ from bnlstm_deploy.verification.diagnosis.recompute import Value
 class Origin:
     """A value that introduces error."""
 
-    place: str
-    """The layer and direction in words; empty outside the recurrent layers."""
-    module: str
-    """Path of the BNLSTM in the model."""
-    layer: int | None
-    direction: str
-    """`forward` or `reverse`; empty outside the recurrent layers."""
     intermediate: str
     """`input product`, `hidden product`, `gates`, `cell`, `affine`, `output`, `lstm operator`, what
     goes into or out of a layer, or the output of the model that the head gives."""
-    step: int | None
-    """The timestep, from the direction's own start; None if it has none."""
-    position: int | None
-    """Where that is in the sequence: the same, but for a reverse direction."""
-    row: int | None
-    """Row of the statistics of that timestep, in the expected fold."""
     stream: int
     """In the failing input."""
     index: tuple[int, ...]
@@ -39,6 +27,19 @@ class Origin:
     error: float
     explained: float
     """The error that rounding explains."""
+    place: str = ""
+    """The layer and direction in words; empty outside the recurrent layers."""
+    module: str = ""
+    """Path of the BNLSTM in the model."""
+    layer: int | None = None
+    direction: str = ""
+    """`forward` or `reverse`; empty outside the recurrent layers."""
+    step: int | None = None
+    """The timestep, from the direction's own start; None if it has none."""
+    position: int | None = None
+    """Where that is in the sequence: the same, but for a reverse direction."""
+    row: int | None = None
+    """Row of the statistics of that timestep, in the expected fold."""
 
     def __str__(self) -> str:
         where = self.place or "outside the recurrent layers"
@@ -65,46 +66,18 @@ def origin_of(
         actual: The graph's, of the same shape.
         place: The layer and direction, if it belongs to one.
     """
+    where: dict[str, Any] = {}
+    if place is not None:
+        where = {"module": place.path, "layer": place.layer, "direction": place.direction}
+        where["place"] = str(place)
     if actual.shape != expected.value.shape:
-        return _origin(what, place, 0, (), (np.nan, np.nan), (np.inf, 0.0))
+        return Origin(what, 0, (), np.nan, np.nan, np.inf, 0.0, **where)
     differs = expected.differs(actual)
     if not differs.any():
         return None
     errors = np.abs(actual.astype(np.float64) - expected.value)
     ranked = np.where(differs, np.nan_to_num(errors, nan=np.inf), -1)
     index = tuple(int(i) for i in np.unravel_index(ranked.argmax(), ranked.shape))
-    values = (float(expected.value[index]), float(actual[index]))
-    return _origin(
-        what,
-        place,
-        index[0],
-        index[1:],
-        values,
-        (float(errors[index]), float(expected.bound[index])),
-    )
-
-
-def _origin(
-    what: str,
-    place: Place | None,
-    stream: int,
-    index: tuple[int, ...],
-    values: tuple[float, float],
-    errors: tuple[float, float],
-) -> Origin:
-    return Origin(
-        place="" if place is None else str(place),
-        module="" if place is None else place.path,
-        layer=None if place is None else place.layer,
-        direction="" if place is None else place.direction,
-        intermediate=what,
-        step=None,
-        position=None,
-        row=None,
-        stream=stream,
-        index=index,
-        expected=values[0],
-        actual=values[1],
-        error=errors[0],
-        explained=errors[1],
-    )
+    parts = (expected.value, actual, errors, expected.bound)
+    value, given, error, bound = (float(part[index]) for part in parts)
+    return Origin(what, index[0], index[1:], value, given, error, bound, **where)

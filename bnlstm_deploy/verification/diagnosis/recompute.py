@@ -7,12 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.folding import FoldedDirection
 
 Array = NDArray[np.floating]
-
-EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-"""Distance from 1 to the next number, by dtype."""
 
 ROUNDINGS = 8.0
 """Roundings that a value is granted: that of each array, of each product and sum, and to spare."""

@@ -7,6 +7,7 @@ import onnx
 import torch
 from torch import nn
 
+from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.folding import fold, merge
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.signature import Array
@@ -15,7 +16,7 @@ from bnlstm_deploy.verification.diagnosis.judge import Judge, joined, layer_inpu
 from bnlstm_deploy.verification.diagnosis.narrowing import Minimal, excess
 from bnlstm_deploy.verification.diagnosis.origin import Origin, origin_of
 from bnlstm_deploy.verification.diagnosis.places import Place, bnlstms
-from bnlstm_deploy.verification.diagnosis.recompute import EPS, Rounding, Value, exact
+from bnlstm_deploy.verification.diagnosis.recompute import Rounding, Value, exact
 from bnlstm_deploy.verification.diagnosis.surroundings import RecurrentOutputs, Surroundings
 from bnlstm_deploy.verification.measuring.process import Graph
 

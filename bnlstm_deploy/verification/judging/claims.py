@@ -7,6 +7,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from bnlstm_deploy.dtypes import ELEMENT_TYPES
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.exporting.forms import FACTORED, MATERIALIZED
@@ -14,18 +15,10 @@ from bnlstm_deploy.exporting.lifted import Lifted
 from bnlstm_deploy.exporting.op import DOMAIN, NAME
 from bnlstm_deploy.exporting.padding import find_time_axes
 from bnlstm_deploy.exporting.values import GraphInput
-from bnlstm_deploy.metadata import DTYPES, Metadata
+from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.signature import TIME
 from bnlstm_deploy.verification.diagnosis.places import Place, find_arrays, find_nodes, inputs_of
 from bnlstm_deploy.verification.measuring.process import Graph
-
-NUMBERS = {
-    "float64": onnx.TensorProto.DOUBLE,
-    "float32": onnx.TensorProto.FLOAT,
-    "float16": onnx.TensorProto.FLOAT16,
-    "bfloat16": onnx.TensorProto.BFLOAT16,
-}
-"""ONNX's numbers of the dtypes of graphs."""
 
 FORMS = {(True, True): "lstm-or-scan", (True, False): "lstm", (False, True): "scan"}
 """The form of a body, by whether it has an LSTM operator and a Scan; else it is unrolled."""
@@ -99,7 +92,7 @@ def _dtypes(model: nn.Module, proto: onnx.ModelProto) -> list[str]:
 def _types_of(proto: onnx.ModelProto, arrays: Iterable[Mapping[str, str]]) -> list[str]:
     weights = {named.get(name) for named in arrays for name in ("weight_ih", "weight_hh")}
     types = {entry.data_type for entry in proto.graph.initializer if entry.name in weights}
-    return [name for name in DTYPES if NUMBERS[name] in types]
+    return [name for name, number in ELEMENT_TYPES.items() if number in types]
 
 
 def _form(body: onnx.FunctionProto) -> tuple[str, str]:

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from bnlstm_deploy.codec import to_plain
+from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.verification.judging.comparison import Comparison, Curve, Scales, Stage, largest
@@ -36,11 +36,6 @@ come apart cannot be told any more, and the comparison is left to the shorter ca
 
 MORE = "where the fold's own rounding, sensitivity or a few ULP explain it"
 """Why an error may be more than the limit's multiple of the training model's own."""
-
-FLOAT32_EPS = float(np.finfo(np.float32).eps)
-FLOAT64_EPS = float(np.finfo(np.float64).eps)
-EPS = {"float64": FLOAT64_EPS, "float32": FLOAT32_EPS, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-"""Distance from 1 to the next number, by the dtype of the graph."""
 
 
 @dataclass(frozen=True)
@@ -215,8 +210,7 @@ class Report:
 
     def chaotic(self, comparison: Comparison) -> bool:
         """Whether the training model's own output is noise in cases like this one."""
-        reduced = EPS[self.metadata.dtype] > FLOAT32_EPS
-        limit = CHAOS * (EPS[self.metadata.dtype] / FLOAT32_EPS if reduced else 1)
+        limit = CHAOS * max(EPS[self.metadata.dtype] / EPS["float32"], 1)
         return self.yardstick(comparison) > limit * comparison.magnitude
 
     def budget(self, comparison: Comparison) -> float:
@@ -233,7 +227,7 @@ class Report:
             return yardstick + FLOOR_ULPS[dtype] * EPS[dtype] * comparison.magnitude
         if self.chaotic(comparison):
             return math.inf
-        amplified = FLOAT64_EPS / max(EPS[dtype], FLOAT32_EPS)
+        amplified = EPS["float64"] / max(EPS[dtype], EPS["float32"])
         return ALGEBRA_LIMIT * comparison.magnitude + yardstick * amplified
 
     def first_over(self, curve: Curve) -> int | None:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from bnlstm_deploy.checkpoint import state_sha256
+from bnlstm_deploy.dtypes import ELEMENT_TYPES, REDUCED
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.export import OPSETS
-from bnlstm_deploy.exporting.forms.parts import REDUCED
 from bnlstm_deploy.exporting.lifted import Lifted, recurrent_layers
 from bnlstm_deploy.exporting.op import DOMAIN, NAME
 from bnlstm_deploy.metadata import CARRIED, PRODUCER, Metadata, RecurrentLayers
 from bnlstm_deploy.verification.diagnosis.arrays import compare_arrays
 from bnlstm_deploy.verification.diagnosis.places import find_arrays
-from bnlstm_deploy.verification.judging.claims import NUMBERS, check_claims
+from bnlstm_deploy.verification.judging.claims import check_claims
 from bnlstm_deploy.verification.measuring.process import Graph
 
 SHOWN = 3
@@ -128,11 +128,11 @@ def _values(
 
 def _types(proto: onnx.ModelProto, dtype: str) -> Finding:
     words = f"{dtype} throughout" if dtype not in REDUCED else f"{dtype} and float32"
-    known = {NUMBERS.get(dtype), NUMBERS["float32"] if dtype in REDUCED else None}
+    known = {ELEMENT_TYPES.get(dtype), ELEMENT_TYPES["float32"] if dtype in REDUCED else None}
     other = [
         entry.name
         for entry in proto.graph.initializer
-        if entry.data_type in NUMBERS.values() and entry.data_type not in known
+        if entry.data_type in ELEMENT_TYPES.values() and entry.data_type not in known
     ]
     detail = words if not other else f"not {words}: {', '.join(other[:8])}"
     return Finding("types", not other, detail)

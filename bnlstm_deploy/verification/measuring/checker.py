@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bnlstm_deploy.dtypes import EPS, REDUCED
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.signature import TIME, Array
@@ -41,10 +42,6 @@ VISIBLE = 30.0
 """What part of a failure is looked into: one of at least 1 / VISIBLE of its error."""
 
 TINY = float(np.finfo(np.float32).tiny)
-FLOAT32_EPS = float(np.finfo(np.float32).eps)
-
-REDUCED = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-"""To which the training model's products are rounded for the yardstick; it runs in float32."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,8 @@ class Checker:
         self.seed = seed
         metadata = self.graph.metadata
         layers = metadata.layers
-        self.reduced = REDUCED.get(metadata.dtype)
+        # To which the training model's products are rounded for the yardstick; else it is float32.
+        self.reduced = getattr(torch, metadata.dtype) if metadata.dtype in REDUCED else None
         self.truth = TorchModel(copy.deepcopy(model), layers, self.graph, torch.float64)
         self.own = TorchModel(copy.deepcopy(model), layers, self.graph, torch.float32)
         self.folded, merged, self.folded_32 = (
@@ -184,7 +182,7 @@ class Checker:
                     found, own_error=max(found.own_error, known.jittered.get(value, 0.0))
                 )
                 self.comparisons.append(found)
-                tolerance[value] = SUSPICIOUS * (found.noise + FLOAT32_EPS * found.magnitude)
+                tolerance[value] = SUSPICIOUS * (found.noise + EPS["float32"] * found.magnitude)
                 worst = max(
                     worst, np.nan_to_num(found.error / max(tolerance[value], TINY), nan=np.inf)
                 )

@@ -20,9 +20,10 @@ from bnlstm_deploy.runtime.providers import Provider
 
 BFLOAT16, FLOAT = int(TensorProto.BFLOAT16), int(TensorProto.FLOAT)
 
-MOVES = {"Cast", "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "Reshape"} | {
-    *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Where", "ReverseSequence", "Pad")
-}
+MOVES = frozenset(
+    "Cast Concat Expand Flatten Gather GatherND Identity Pad Reshape ReverseSequence Slice Split "
+    "Squeeze Transpose Unsqueeze Where".split()
+)
 """Operators whose results are values that were there before, rounded already."""
 
 

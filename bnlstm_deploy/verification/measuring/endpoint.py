@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any
 from urllib.parse import unquote
 
@@ -98,16 +97,9 @@ class Endpoint:
         return _SequenceTrial(self, trial)
 
     def __enter__(self) -> "Endpoint":
-        """Return the endpoint."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close its connections."""
+    def __exit__(self, *error: object) -> None:
         self.client.close()
 
     def _values(self) -> Finding:

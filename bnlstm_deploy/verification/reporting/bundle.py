@@ -3,7 +3,6 @@
 import json
 import platform
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.atomic import check_free, replacing_folder
 from bnlstm_deploy.native import library_path
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
@@ -120,35 +119,14 @@ def write_bundle(
         "report.json": json.dumps(dict(report), indent=1),
         "replay.py": REPLAY,
     }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be made ({error.strerror}); choose a folder that may be written to"
-        ) from error
-    try:
-        shutil.copyfile(path, temporary / MODEL)
+    with replacing_folder(folder) as new:
+        shutil.copyfile(path, new / MODEL)
         if library is not None:
-            shutil.copyfile(library, temporary / library.name)
+            shutil.copyfile(library, new / library.name)
         for name, held in arrays.items():
-            np.savez(temporary / name, **held)  # type: ignore[arg-type]
+            np.savez(new / name, **held)  # type: ignore[arg-type]
         for name, text in texts.items():
-            (temporary / name).write_text(text + "\n" * (not text.endswith("\n")), encoding="utf-8")
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def check_free(folder: Path) -> None:
-    """Check that there is no folder of that name yet.
-
-    Raises:
-        InputError: There is one.
-    """
-    if folder.exists():
-        raise InputError(f"{folder} exists; choose another name for the bundle, or remove it")
+            (new / name).write_text(text + "\n" * (not text.endswith("\n")), encoding="utf-8")
 
 
 def _versions(graph: Session, report: Mapping[str, Any]) -> dict[str, Any]:
