@@ -39,6 +39,8 @@ class Opening:
     """Whether ONNX Runtime is to record which provider takes which node."""
     captures: bool
     """Whether runs are captured as CUDA graphs."""
+    spins: bool
+    """Whether threads that wait for work keep their cores: the next run starts sooner."""
 
     def open(self, path: Path, *, native: bool) -> tuple[ort.InferenceSession, Native]:
         """Open a file.
@@ -80,6 +82,8 @@ class Opening:
         options.enable_mem_pattern = False
         for name in ("intra_op_num_threads", "inter_op_num_threads"):
             setattr(options, name, _threads(name, getattr(self, name)))
+        if not self.spins:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.records_placement:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         return options

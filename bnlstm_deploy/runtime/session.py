@@ -64,6 +64,8 @@ class Session:
 
     captures: ClassVar[bool] = False
     """Whether runs are captured as CUDA graphs: by Buckets only, which have fixed addresses."""
+    spins: ClassVar[bool] = True
+    """Whether threads that wait for work keep their cores."""
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Session:
             inter_op_num_threads,
             records_placement=not allow_partial,
             captures=self.captures,
+            spins=self.spins,
         )
         self.raw, self.native = opening.open(path, native=native)
         check_active(self.raw, [name for name, _ in requested])

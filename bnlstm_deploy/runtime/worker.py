@@ -18,6 +18,12 @@ from bnlstm_deploy.runtime.session import Session
 FACTS = ("metadata", "signature", "native")
 
 
+class _Beside(Session):
+    """A session beside others, which need the cores while it waits."""
+
+    spins = False
+
+
 def main() -> None:
     """Answer until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
@@ -26,7 +32,7 @@ def main() -> None:
     requests = sys.stdin.buffer
     path, provider, native = pickle.load(requests)
     try:
-        session = Session(Path(path), providers=(provider,), native=native)
+        session = _Beside(Path(path), providers=(provider,), native=native)
     except BnlstmError as error:
         with contextlib.suppress(BrokenPipeError):  # another worker's error was answer enough
             pickle.dump(error, answers)

@@ -45,6 +45,9 @@ from bnlstm_deploy.version import __version__
 if TYPE_CHECKING:
     from bnlstm_deploy.verification.measuring.endpoint import Endpoint
 
+SMALL = 256
+"""H up to which torch is not faster with several threads."""
+
 EXAMPLE_BATCH, EXAMPLE_TIME = 5, 9
 """Of the inputs that tell which of them are lengths: random ones of equal values are unlikely."""
 
@@ -140,6 +143,7 @@ def verify(
         check_free(Path(bundle))
     show = progress or (lambda stage, done, total: None)
     with (
+        _few_threads(model),
         runnable(path, providers) as run_path,
         opened(
             run_path,
@@ -209,6 +213,18 @@ def verify(
             folder = None if bundle is None else Path(bundle)
             report = explain(report, model, run_path, checker, named, folder)
     return report
+
+
+@contextlib.contextmanager
+def _few_threads(model: nn.Module) -> Iterator[None]:
+    """Let torch compute small models by one thread: several would only wait for each other."""
+    sizes = [module.hidden_size for module in model.modules() if isinstance(module, BNLSTM)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if max(sizes, default=0) <= SMALL else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -32,22 +32,23 @@ PLAIN = (bool, int, float, str, tuple, dict, type(None))
 @pytest.fixture(scope="session", autouse=True)
 def _known_references():
     """Run a training model once on what many checks draw for it: most of their time is that."""
-    known, make = {}, Checker.make_reference
+    known, make = {}, Checker.make_references
 
-    def remembered(checker, trial, jitters):
+    def remembered(checker, trials):
         key = _digest(
             *_of_model(checker.truth.lifted),
             *(checker.graph.metadata.dtype, checker.graph.metadata.merge_tolerance),
             *(checker.truth.inputs, checker.truth.outputs, checker.truth.state_outputs),
-            *(trial.case, trial.lengths, checker.seed, jitters),
-            *(part for feeds in trial.feeds for part in feeds.items()),
+            *(checker.seed, checker.graph.signature),
+            *(part for trial, jitters in trials for part in (trial.case, trial.lengths, jitters)),
+            *(part for trial, _ in trials for feeds in trial.feeds for part in feeds.items()),
         )
         if key not in known:
-            known[key] = make(checker, trial, jitters)
-        return known[key]
+            known[key] = list(make(checker, trials).values())
+        return dict(zip((trial for trial, _ in trials), known[key], strict=True))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checker, "make_reference", remembered)
+        patch.setattr(Checker, "make_references", remembered)
         yield
 
 

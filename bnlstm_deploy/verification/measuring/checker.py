@@ -1,7 +1,8 @@
 """The measuring part of a check: one model, its graph on several backends, any inputs."""
 
 import copy
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 from bnlstm_deploy.dtypes import EPS, REDUCED
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.exporting.export import fold_layers
+from bnlstm_deploy.exporting.lifted import recurrent_modules
+from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.signature import TIME, Array
 from bnlstm_deploy.verification.judging.comparison import (
     Comparison,
@@ -25,9 +28,9 @@ from bnlstm_deploy.verification.judging.comparison import (
 )
 from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.cases import Case
-from bnlstm_deploy.verification.measuring.noise import RoundedProducts, sensitivity
+from bnlstm_deploy.verification.measuring.noise import RoundedProducts, noisy_runs, sensitivity
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.trial import Run, TorchModel, Trial
+from bnlstm_deploy.verification.measuring.trial import Run, Together, TorchModel, Trial
 
 Select = Callable[[str, Array], Array]
 """Takes what is to be compared out of an output, by its name."""
@@ -67,6 +70,8 @@ class Reference:
     """The training model in the graph's precision."""
     folded: Mapping[str, Array]
     """The fold in the graph's precision."""
+    exact: Mapping[str, Array]
+    """The fold in float64."""
     moved_by: Mapping[str, NDArray[np.float64]]
     """How far inexact activation functions move the training model."""
     target: Mapping[str, Array]
@@ -124,7 +129,8 @@ class Checker:
         self.merge_error = 0.0
         self.misdeclared: dict[str, str] = {}
         self.suspects: dict[Backend, Suspect] = {}
-        self._last: tuple[Trial, int, Reference] | None = None
+        self._known: dict[Trial, Reference] = {}
+        self._independent: bool | None = None  # whether streams are; None until that is tried
 
     def measure(
         self,
@@ -144,8 +150,7 @@ class Checker:
             trial: The case and its inputs.
             label: What to call it; the case by default.
             inputs: The kind of inputs; kinds do not share a yardstick.
-            jitters: How often to take the yardstick again with inputs off by an ULP: where few
-                values decide, the error of one run is luck.
+            jitters: See `prepare`, which need not be called for one trial.
             run_with: What the graph is run on, if its outputs must be those of `trial` all the
                 same.
             select: What is to be compared of each output; everything by default.
@@ -154,15 +159,16 @@ class Checker:
             What each graph gave, by backend.
         """
         case, name = trial.case, label or str(trial.case)
-        known = self._reference(trial, jitters)
+        if trial not in self._known:
+            self.prepare([(trial, jitters)], case.batch)
+        known = self._known[trial]
         if known.target is not known.expected:
             moved = [distance(known.target[v], truth) for v, truth in known.expected.items()]
             self.merge_error = max(self.merge_error, *moved)
         facts: dict[str, Any] = {"inputs": inputs}
         if stage == "precision" and not case.chunks and run_with is None:
-            exact = trial.run(self.folded.run)
             for value, truth in known.expected.items():
-                runs = Runs(exact[value], *known.others(value), truth, truth)
+                runs = Runs(known.exact[value], *known.others(value), truth, truth)
                 self.comparisons.append(compare("algebra", name, case.time, value, runs, **facts))
         actuals: dict[Backend, dict[str, Array]] = {}
         for backend in list(self.graphs):
@@ -192,24 +198,99 @@ class Checker:
                 self._suspect(backend, trial, tolerance, worst)
         return actuals
 
-    def _reference(self, trial: Trial, jitters: int) -> Reference:
-        """Return what the training model and its fold give; of one trial it is kept."""
-        if self._last is None or self._last[:2] != (trial, jitters):
-            self._last = (trial, jitters, self.make_reference(trial, jitters))
-        return self._last[2]
+    def prepare(self, trials: Sequence[tuple[Trial, int]], most_streams: int) -> None:
+        """Run the training model and its fold on trials of one T, to be measured next.
 
-    def make_reference(self, trial: Trial, jitters: int) -> Reference:
-        """Run the training model and its fold on a trial."""
-        expected = trial.run(self.truth.run)
-        own_target = self.target is self.truth
-        return Reference(
-            expected=expected,
-            rounded=trial.run(self._run_own),
-            folded=trial.run(self.folded_32.run),
-            moved_by=sensitivity(self.truth.run, trial, expected, self.seed),
-            target=expected if own_target else trial.run(self.target.run),
-            jittered=self._jittered(trial, jitters),
+        Args:
+            trials: The trials, and how often the yardstick of each is taken again with inputs off
+                by an ULP: where few values decide, the error of one run is luck.
+            most_streams: How many streams may be run at once.
+        """
+        self._known = {}
+        group: list[tuple[Trial, int]] = []
+        for trial, jitters in trials:
+            streams = sum(t.case.batch * (1 + n) for t, n in (*group, (trial, jitters)))
+            if group and (streams > most_streams or not self._joins(trial)):
+                self._known |= self.make_references(group)
+                group = []
+            group.append((trial, jitters))
+        self._known |= self.make_references(group)
+
+    def make_references(self, trials: Sequence[tuple[Trial, int]]) -> dict[Trial, Reference]:
+        """Run the training model and its fold on trials whose streams may be put together."""
+        generator = np.random.default_rng(self.seed)
+        copies = [
+            trial.with_feeds([_off_by_an_ulp(feeds, generator) for feeds in trial.feeds])
+            for trial, jitters in trials
+            for _ in range(jitters)
+        ]
+        every = [*(trial for trial, _ in trials), *copies]
+        joins = self._joins(every[0])
+        runs = Together(every, self._defaults if joins else None).map(self._run_all)
+        if len(every) > 1 and joins and self._independent is None:
+            alone, beside = every[0].run(self.truth.run), runs[0][0]
+            self._independent = all(
+                np.allclose(beside[name], value, rtol=1e-9, atol=1e-12)
+                for name, value in alone.items()
+            )
+            if not self._independent:
+                return self.make_references(trials)
+        further = Together(every[: len(trials)], self._defaults if joins else None)
+        further_runs = further.map(self._run_further)
+        moved = iter(runs[len(trials) :])
+        references = {}
+        for (trial, jitters), (expected, rounded, folded), (exact, target, *noisy) in zip(
+            trials, runs, further_runs, strict=False
+        ):
+            jittered = dict.fromkeys(expected, 0.0)
+            for truth, *own in itertools.islice(moved, jitters):
+                for name, value in truth.items():
+                    errors = (distance(run[name], value) for run in own)
+                    jittered[name] = max(jittered[name], *errors)
+            references[trial] = Reference(
+                expected=expected,
+                rounded=rounded,
+                folded=folded,
+                exact=exact,
+                moved_by=sensitivity(noisy, expected),
+                target=expected if self.target is self.truth else target,
+                jittered=jittered,
+            )
+        return references
+
+    def _run_all(self, trial: Trial) -> Sequence[Mapping[str, Array]]:
+        return [trial.run(run) for run in (self.truth.run, self._run_own, self.folded_32.run)]
+
+    def _run_further(self, trial: Trial) -> Sequence[Mapping[str, Array]]:
+        exact = trial.run(self.folded.run)
+        target = exact if self.target is self.truth else trial.run(self.target.run)
+        return [exact, target, *noisy_runs(self.truth.run, trial, self.seed)]
+
+    def _joins(self, trial: Trial) -> bool:
+        """Whether the streams of a trial may be run beside those of others."""
+        signature = self.graph.signature
+        own = (*signature.inputs, *signature.outputs)
+        return (
+            self._independent is not False
+            and len(trial.feeds) == 1
+            and not trial.case.chunks
+            and all(value.name in signature.batch_axes for value in own)
         )
+
+    def _defaults(self, time: int) -> dict[str, Array]:
+        """Return what one stream of T timesteps has by the name of an input that is left out."""
+        defaults: dict[str, Array] = {}
+        modules = recurrent_modules(self.truth.lifted.model).values()
+        for entry, module in zip(self.truth.lifted.layers, modules, strict=True):
+            assert isinstance(module, BNLSTM)
+            h, c = module.initial_state(1)
+            defaults |= {
+                entry.value_name("initial_h"): h.detach().numpy(),
+                entry.value_name("initial_c"): c.detach().numpy(),
+                entry.value_name("lengths"): np.array([time]),
+                entry.value_name("start_step"): np.array([0]),
+            }
+        return defaults
 
     def _run_own(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the training model in the graph's precision."""
@@ -264,22 +345,6 @@ class Checker:
         """Order cases: the smallest is best in which all rows of statistics come into play."""
         return case.time < 2 * self.graph.metadata.steps, case.time, -case.batch
 
-    def _jittered(self, trial: Trial, times: int) -> dict[str, float]:
-        """Return the largest own errors on inputs that are off by an ULP at random."""
-        if not times:
-            return {}
-        generator = np.random.default_rng(self.seed)
-        wide = trial.repeated(times)
-        moved = wide.with_feeds(
-            [
-                {name: _off_by_an_ulp(array, generator) for name, array in part.items()}
-                for part in wide.feeds
-            ]
-        )
-        truth = moved.run(self.truth.run)
-        runs = [moved.run(run) for run in (self._run_own, self.folded_32.run)]
-        return {v: max(distance(run[v], truth[v]) for run in runs) for v in truth}
-
     def _add_curve(self, backend: Backend, time: int, value: str, runs: Runs) -> None:
         shape = next((v.shape for v in self.graph.outputs if v.name == value), ())
         length = self.graph.metadata.length
@@ -305,9 +370,11 @@ def converted(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
     return {name: array.astype(dtypes[name] or array.dtype) for name, array in feeds.items()}
 
 
-def _off_by_an_ulp(array: Array, generator: np.random.Generator) -> Array:
-    if array.dtype.kind != "f":
-        return array
-    ulps = generator.integers(-1, 2, array.shape) * np.finfo(np.float32).eps
-    moved: Array = (array.astype(np.float64) * (1 + ulps)).astype(array.dtype)
+def _off_by_an_ulp(feeds: Mapping[str, Array], generator: np.random.Generator) -> dict[str, Array]:
+    """Return inputs whose floating point numbers are off by an ULP of float32 at random."""
+    moved = dict(feeds)
+    for name, array in feeds.items():
+        if array.dtype.kind == "f":
+            ulps = generator.integers(-1, 2, array.shape) * EPS["float32"]
+            moved[name] = (array.astype(np.float64) * (1 + ulps)).astype(array.dtype)
     return moved

@@ -8,11 +8,15 @@ import numpy as np
 from bnlstm_deploy.signature import BATCH, TIME, Array
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.checker import Checker
+from bnlstm_deploy.verification.measuring.draw import Draw
 from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.trial import Trial
 
 EXTREMES = {"all zero": 0.0, "huge": 1e3, "saturating": 1e6}
 """Kinds of inputs, as multiples of the sample."""
+
+BESIDE = {"huge": 1e3, "NaN": np.nan}
+"""What is put in the place of all streams but the first."""
 
 FLOAT16_EXTREME = 1e4
 """The largest multiple for a float16 graph: above 65504 its inputs are infinite."""
@@ -23,13 +27,11 @@ JITTERS = 4
 LONGEST = 32
 """Timesteps of these cases at most: they are about values, not about steps."""
 
-MakeTrial = Callable[[Case], Trial]
-
 Change = Callable[[Array, int, int | None], Array]
 """Takes an input, the axis of its streams, and that of time if it has one."""
 
 
-def check_conditions(checker: Checker, make_trial: MakeTrial, steps: int) -> None:
+def check_conditions(checker: Checker, make_trial: Draw, steps: int) -> None:
     """Measure extreme inputs, and streams beside others that must not matter to them.
 
     Args:
@@ -38,27 +40,34 @@ def check_conditions(checker: Checker, make_trial: MakeTrial, steps: int) -> Non
         steps: T of the cases.
     """
     case = Case(steps, 7, state=True)
+    reduced = checker.graph.metadata.dtype == "float16"
+    extreme: dict[str, Trial] = {}
     for kind, multiple in EXTREMES.items():
-        trial = make_trial(case)
-        reduced = checker.graph.metadata.dtype == "float16"
         factor = min(multiple, FLOAT16_EXTREME) if reduced else multiple
-        scaled = _changed(trial, checker.graph, _times(factor))
+        scaled = _changed(make_trial(case), checker.graph, _times(factor))
         if scaled is not None:
-            label = f"{case}, {kind} inputs"
-            checker.measure("conditions", scaled, label=label, inputs=kind, jitters=JITTERS)
+            extreme[kind] = scaled
+    beside = {words: make_trial(case) for words in BESIDE}
+    padded = make_trial(Case(steps, 7, state=True, lengths="random"))
+    checker.prepare(
+        [(trial, JITTERS) for trial in extreme.values()]
+        + [(trial, 0) for trial in (*beside.values(), padded)],
+        make_trial.most_streams(steps),
+    )
+    for kind, trial in extreme.items():
+        checker.measure("conditions", trial, label=f"{case}, {kind} inputs", inputs=kind)
     axes = checker.graph.signature.batch_axes
 
     def first(name: str, array: Array) -> Array:
         return array.take([0], axis=axes[name]) if name in axes else array[:0]
 
-    for words, value in (("huge", 1e3), ("NaN", np.nan)):
-        trial = make_trial(case)
-        spoilt = _changed(trial, checker.graph, _all_but_the_first(value))
+    for words, trial in beside.items():
+        spoilt = _changed(trial, checker.graph, _all_but_the_first(BESIDE[words]))
         if spoilt is not None and _agree(checker, trial, spoilt, first):
             label = f"{case}, beside streams of {words}"
             checker.measure("conditions", trial, label=label, run_with=spoilt, select=first)
     if steps > 1:
-        _check_padding(checker, make_trial(Case(steps, 7, state=True, lengths="random")))
+        _check_padding(checker, padded)
 
 
 def _check_padding(checker: Checker, trial: Trial) -> None:

@@ -103,34 +103,53 @@ class RoundedProducts(TorchFunctionMode):
         return value.to(self.dtype).to(value.dtype) if isinstance(value, Tensor) else value
 
 
-def sensitivity(
-    run: Run, trial: Trial, expected: Mapping[str, Array], seed: int
-) -> dict[str, NDArray[np.float64]]:
-    """Return how far inexact activation functions move each value of a trial.
+def noisy_runs(run: Run, trial: Trial, seed: int) -> list[dict[str, Array]]:
+    """Run a trial with inexact activation functions, of both kinds and several draws of the signs.
 
-    For the features of a stream and timestep it is one number, the largest of several draws of the
-    signs: at a single value the errors of several functions may cancel by luck. The draws are run
-    at once, as further streams; the fewer features there are, the more.
+    At a single value the errors of several functions may cancel by luck. The draws are run at once,
+    as further streams; the fewer features there are, the more.
 
     Args:
         run: Runs the training model in float64.
         trial: The case and its inputs.
-        expected: What it gives with exact functions, by name.
         seed: Of the signs.
+
+    Returns:
+        What each draw gives, by output name.
     """
     graph = trial.graph
     axes, own = graph.signature.batch_axes, {value.name for value in graph.outputs}
     features = min(entry.hidden_size for entry in graph.metadata.layers)
-    draws = max(1, DRAWS // features) if expected.keys() <= axes.keys() else 1
+    every = all(value.name in axes for value in graph.outputs)
+    draws = max(1, DRAWS // features) if every else 1
     wide = trial.repeated(draws)
-    moved = {name: np.zeros(value.shape) for name, value in expected.items()}
+    found: list[dict[str, Array]] = []
     for systematic in (True, False):
         with NoisyActivations(seed, systematic=systematic):
             noisy = wide.run(run)
+        parts = {
+            # the outputs of chunks that were given as such are stacked
+            name: np.split(array, draws, axes.get(name, 0) + (len(wide.feeds) > 1 and name in own))
+            for name, array in noisy.items()
+        }
+        found += [{name: cut[draw] for name, cut in parts.items()} for draw in range(draws)]
+    return found
+
+
+def sensitivity(
+    noisy: Sequence[Mapping[str, Array]], expected: Mapping[str, Array]
+) -> dict[str, NDArray[np.float64]]:
+    """Return how far inexact activation functions move each value of a trial.
+
+    For the features of a stream and timestep it is one number, the largest of several draws.
+
+    Args:
+        noisy: What `noisy_runs` gave.
+        expected: What the training model gives with exact functions, by name.
+    """
+    moved = {name: np.zeros(value.shape) for name, value in expected.items()}
+    for results in noisy:
         for name, value in expected.items():
-            stacked = len(wide.feeds) > 1 and name in own
-            parts = np.split(noisy[name], draws, axes.get(name, 0) + stacked)
-            for part in parts:
-                error = np.abs(part.astype(np.float64) - value.astype(np.float64))
-                moved[name] = np.maximum(moved[name], error.max(axis=-1, keepdims=True, initial=0))
+            error = np.abs(results[name].astype(np.float64) - value.astype(np.float64))
+            moved[name] = np.maximum(moved[name], error.max(axis=-1, keepdims=True, initial=0))
     return moved

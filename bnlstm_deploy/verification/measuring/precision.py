@@ -1,6 +1,6 @@
 """The cases of the stage precision: lengths, batches, states, start steps, chunks, branches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,15 +58,18 @@ def check_precision(
         most_streams=draw.most_streams,
     )
     jittered = _jittered(cases)
-    for done, case in enumerate(cases):
+    by_time: dict[int, list[Trial]] = {}
+    for case in cases:
+        by_time.setdefault(case.time, []).append(draw(case))
+    for done, trial in enumerate(_prepared(checker, draw, by_time, jittered)):
         show("precision", done, len(cases))
-        trial = draw(case)
+        case = trial.case
         if case.chunks and not _streams(checker, trial):
             not_checked.append(
                 f"{case}: the training model itself does not give in chunks what it gives at once"
             )
             continue
-        checker.measure("precision", trial, jitters=JITTERS * (case in jittered))
+        checker.measure("precision", trial)
         if case.chunks and served is not None:
             label = f"{case}, state on the server"
             checker.measure("precision", trial, label=label, run_with=served.in_sequence(trial))
@@ -80,6 +83,17 @@ def check_precision(
         _check_branches(checker, draw, branches)
     show("precision", len(cases), len(cases))
     return not_checked
+
+
+def _prepared(
+    checker: Checker, draw: Draw, by_time: Mapping[int, list[Trial]], jittered: Collection[Case]
+) -> Iterator[Trial]:
+    """Yield trials when what they are measured by is there, those of one T together."""
+    for time, trials in by_time.items():
+        whole = [trial for trial in trials if not trial.case.chunks]
+        wanted = [(trial, JITTERS * (trial.case in jittered)) for trial in whole]
+        checker.prepare(wanted, draw.most_streams(time))
+        yield from trials
 
 
 def _jittered(cases: Sequence[Case]) -> set[Case]:

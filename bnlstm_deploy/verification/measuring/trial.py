@@ -160,6 +160,62 @@ class Trial:
             start += length
 
 
+class Together:
+    """Trials of one T that models are run on at once, their streams side by side: it is faster.
+
+    Args:
+        trials: The trials.
+        defaults: What one stream has by the name of an input that is left out; None if the streams
+            are not to be put together, and each trial is run on its own.
+    """
+
+    def __init__(
+        self, trials: Sequence[Trial], defaults: Callable[[int], Mapping[str, Array]] | None
+    ) -> None:
+        self.trials = trials
+        self._joined = None
+        if defaults is not None and len(trials) > 1:
+            self._joined = self._join(defaults(trials[0].case.time))
+
+    def map(
+        self, function: Callable[[Trial], Sequence[Mapping[str, Array]]]
+    ) -> list[tuple[dict[str, Array], ...]]:
+        """Return what a function gives of each trial: arrays by output name, any number of times.
+
+        Args:
+            function: Of a trial; with all streams, if they are put together.
+        """
+        if self._joined is None:
+            return [tuple(map(dict, function(trial))) for trial in self.trials]
+        parts = [self._split(results) for results in function(self._joined)]
+        return list(zip(*parts, strict=True))
+
+    def _join(self, defaults: Mapping[str, Array]) -> Trial:
+        first = self.trials[0]
+        axes = first.graph.signature.batch_axes
+        given = {name for trial in self.trials for name in trial.feeds[0]}
+        feeds = {
+            name: np.concatenate(
+                [
+                    trial.feeds[0][name]
+                    if name in trial.feeds[0]
+                    else defaults[name].repeat(trial.case.batch, axes[name])
+                    for trial in self.trials
+                ],
+                axes[name],
+            )
+            for name in given
+        }
+        case = Case(first.case.time, sum(trial.case.batch for trial in self.trials))
+        return Trial(first.graph, case, [feeds], first.lengths)
+
+    def _split(self, results: Mapping[str, Array]) -> list[dict[str, Array]]:
+        axes = self.trials[0].graph.signature.batch_axes
+        ends = np.cumsum([trial.case.batch for trial in self.trials])[:-1]
+        cut = {name: np.split(array, ends, axes[name]) for name, array in results.items()}
+        return [{n: parts[number] for n, parts in cut.items()} for number in range(len(ends) + 1)]
+
+
 def _slice(array: Array, value: Value, start: int, stop: int) -> Array:
     if TIME not in value.shape:
         return array
