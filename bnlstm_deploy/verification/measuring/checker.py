@@ -214,7 +214,8 @@ class Checker:
                 self._known |= self.make_references(group)
                 group = []
             group.append((trial, jitters))
-        self._known |= self.make_references(group)
+        if group:
+            self._known |= self.make_references(group)
 
     def make_references(self, trials: Sequence[tuple[Trial, int]]) -> dict[Trial, Reference]:
         """Run the training model and its fold on trials whose streams may be put together."""
