@@ -4,7 +4,7 @@
 # make mutate              small faults in the core rooms, one at a time: which does no test notice?
 # make wheels              the wheel of every platform, built on this one and checked: dist/
 # make test-native-oldest  the native kernel on the oldest ONNX Runtime that is supported
-# make honest              the checker on 300 random models that are right, of which test takes 40
+# make honest              the checker on 300 random models that are right, of which test takes 20
 # make test-cuda-stub      what the CUDA provider does with exported files, counted without a GPU
 # make launches            count it anew: tests/cuda_stub/launches.json, docs/gpu.md, tools/placement/measured.json
 # make test-gpu            the CUDA provider's numbers, captured and not; needs a GPU

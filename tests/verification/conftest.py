@@ -9,7 +9,7 @@ import torch
 
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
-from bnlstm_deploy.verification.measuring.checker import Checker
+from bnlstm_deploy.verification.measuring.references import References
 from tests.models import randomize
 
 
@@ -32,23 +32,23 @@ PLAIN = (bool, int, float, str, tuple, dict, type(None))
 @pytest.fixture(scope="session", autouse=True)
 def _known_references():
     """Run a training model once on what many checks draw for it: most of their time is that."""
-    known, make = {}, Checker.make_references
+    known, make = {}, References.make
 
-    def remembered(checker, trials):
+    def remembered(references, trials):
         key = _digest(
-            *_of_model(checker.truth.lifted),
-            *(checker.graph.metadata.dtype, checker.graph.metadata.merge_tolerance),
-            *(checker.truth.inputs, checker.truth.outputs, checker.truth.state_outputs),
-            *(checker.seed, checker.graph.signature),
+            *_of_model(references.truth.lifted),
+            *(references.metadata.dtype, references.metadata.merge_tolerance),
+            *(references.truth.inputs, references.truth.outputs, references.truth.state_outputs),
+            *(references._seed, references._signature),
             *(part for trial, jitters in trials for part in (trial.case, trial.lengths, jitters)),
             *(part for trial, _ in trials for feeds in trial.feeds for part in feeds.items()),
         )
         if key not in known:
-            known[key] = list(make(checker, trials).values())
+            known[key] = list(make(references, trials).values())
         return dict(zip((trial for trial, _ in trials), known[key], strict=True))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checker, "make_references", remembered)
+        patch.setattr(References, "make", remembered)
         yield
 
 

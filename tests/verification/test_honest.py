@@ -11,7 +11,7 @@ from bnlstm_deploy.nn.cell import PATHS
 from tests.models import randomize
 from tests.verification.quick import check
 
-MODELS = int(os.environ.get("HONEST_MODELS", "40"))
+MODELS = int(os.environ.get("HONEST_MODELS", "20"))
 """`make honest` sets 300, which take ten minutes."""
 
 PARTS = 20

@@ -1,21 +1,14 @@
 """The measuring part of a check: one model, its graph on several backends, any inputs."""
 
-import copy
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from bnlstm_deploy.dtypes import EPS, REDUCED
+from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.exporting.export import fold_layers
-from bnlstm_deploy.exporting.lifted import recurrent_modules
-from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.signature import TIME, Array
 from bnlstm_deploy.verification.judging.comparison import (
     Comparison,
@@ -28,9 +21,9 @@ from bnlstm_deploy.verification.judging.comparison import (
 )
 from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.cases import Case
-from bnlstm_deploy.verification.measuring.noise import RoundedProducts, noisy_runs, sensitivity
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.trial import Run, Together, TorchModel, Trial
+from bnlstm_deploy.verification.measuring.references import References
+from bnlstm_deploy.verification.measuring.trial import Run, Trial
 
 Select = Callable[[str, Array], Array]
 """Takes what is to be compared out of an output, by its name."""
@@ -60,30 +53,6 @@ class Suspect:
     """The smaller, the clearer the failure, or the more it says."""
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What the training model and its fold give on a trial, by output name."""
-
-    expected: Mapping[str, Array]
-    """The training model in float64."""
-    rounded: Mapping[str, Array]
-    """The training model in the graph's precision."""
-    folded: Mapping[str, Array]
-    """The fold in the graph's precision."""
-    exact: Mapping[str, Array]
-    """The fold in float64."""
-    moved_by: Mapping[str, NDArray[np.float64]]
-    """How far inexact activation functions move the training model."""
-    target: Mapping[str, Array]
-    """What the graph ought to give: `expected`, or what the fold with merged rows gives."""
-    jittered: Mapping[str, float]
-    """The largest own errors on inputs that are off by an ULP."""
-
-    def others(self, value: str) -> tuple[Array, NDArray[np.float64], Array]:
-        """Return what is compared beside the truth."""
-        return self.rounded[value], self.moved_by[value], self.folded[value]
-
-
 class Checker:
     """Runs cases and keeps their comparisons.
 
@@ -93,6 +62,7 @@ class Checker:
         seed: Of the inexact activation functions, and of what moves inputs by an ULP.
 
     Attributes:
+        references: Runs the training model and its fold.
         truth: The training model in float64.
         target: What the graph ought to be, in float64: the truth, or the fold with merged rows.
         comparisons: Of everything measured.
@@ -108,29 +78,14 @@ class Checker:
         self.graphs = dict(graphs)
         self.graph = next(iter(self.graphs.values()))
         self.seed = seed
-        metadata = self.graph.metadata
-        layers = metadata.layers
-        # To which the training model's products are rounded for the yardstick; else it is float32.
-        self.reduced = getattr(torch, metadata.dtype) if metadata.dtype in REDUCED else None
-        self.truth = TorchModel(copy.deepcopy(model), layers, self.graph, torch.float64)
-        self.own = TorchModel(copy.deepcopy(model), layers, self.graph, torch.float32)
-        self.folded, merged, self.folded_32 = (
-            TorchModel(fold_layers(model, dtype, tolerance), layers, self.graph, dtype)
-            for dtype, tolerance in (
-                (torch.float64, 0.0),
-                (torch.float64, metadata.merge_tolerance),
-                (self.reduced or torch.float32, 0.0),
-            )
-        )
-        self.target = merged if metadata.merge_tolerance > 0 else self.truth
+        self.references = References(model, self.graph, seed)
+        self.truth, self.target = self.references.truth, self.references.target
         self.comparisons: list[Comparison] = []
         self.curves: dict[tuple[Backend, int, str], Curve] = {}
         self.crashes: dict[Backend, str] = {}
         self.merge_error = 0.0
         self.misdeclared: dict[str, str] = {}
         self.suspects: dict[Backend, Suspect] = {}
-        self._known: dict[Trial, Reference] = {}
-        self._independent: bool | None = None  # whether streams are; None until that is tried
 
     def measure(
         self,
@@ -150,7 +105,7 @@ class Checker:
             trial: The case and its inputs.
             label: What to call it; the case by default.
             inputs: The kind of inputs; kinds do not share a yardstick.
-            jitters: See `prepare`, which need not be called for one trial.
+            jitters: How often the yardstick is taken again, unless its reference is there already.
             run_with: What the graph is run on, if its outputs must be those of `trial` all the
                 same.
             select: What is to be compared of each output; everything by default.
@@ -159,9 +114,7 @@ class Checker:
             What each graph gave, by backend.
         """
         case, name = trial.case, label or str(trial.case)
-        if trial not in self._known:
-            self.prepare([(trial, jitters)], case.batch)
-        known = self._known[trial]
+        known = self.references.of(trial, jitters)
         if known.target is not known.expected:
             moved = [distance(known.target[v], truth) for v, truth in known.expected.items()]
             self.merge_error = max(self.merge_error, *moved)
@@ -197,108 +150,6 @@ class Checker:
             if run_with is None and select is None and not case.chunks:
                 self._suspect(backend, trial, tolerance, worst)
         return actuals
-
-    def prepare(self, trials: Sequence[tuple[Trial, int]], most_streams: int) -> None:
-        """Run the training model and its fold on trials of one T, to be measured next.
-
-        Args:
-            trials: The trials, and how often the yardstick of each is taken again with inputs off
-                by an ULP: where few values decide, the error of one run is luck.
-            most_streams: How many streams may be run at once.
-        """
-        self._known = {}
-        group: list[tuple[Trial, int]] = []
-        for trial, jitters in trials:
-            streams = sum(t.case.batch * (1 + n) for t, n in (*group, (trial, jitters)))
-            if group and (streams > most_streams or not self._joins(trial)):
-                self._known |= self.make_references(group)
-                group = []
-            group.append((trial, jitters))
-        if group:
-            self._known |= self.make_references(group)
-
-    def make_references(self, trials: Sequence[tuple[Trial, int]]) -> dict[Trial, Reference]:
-        """Run the training model and its fold on trials whose streams may be put together."""
-        generator = np.random.default_rng(self.seed)
-        copies = [
-            trial.with_feeds([_off_by_an_ulp(feeds, generator) for feeds in trial.feeds])
-            for trial, jitters in trials
-            for _ in range(jitters)
-        ]
-        every = [*(trial for trial, _ in trials), *copies]
-        joins = self._joins(every[0])
-        runs = Together(every, self._defaults if joins else None).map(self._run_all)
-        if len(every) > 1 and joins and self._independent is None:
-            alone, beside = every[0].run(self.truth.run), runs[0][0]
-            self._independent = all(
-                np.allclose(beside[name], value, rtol=1e-9, atol=1e-12)
-                for name, value in alone.items()
-            )
-            if not self._independent:
-                return self.make_references(trials)
-        further = Together(every[: len(trials)], self._defaults if joins else None)
-        further_runs = further.map(self._run_further)
-        moved = iter(runs[len(trials) :])
-        references = {}
-        for (trial, jitters), (expected, rounded, folded), (exact, target, *noisy) in zip(
-            trials, runs, further_runs, strict=False
-        ):
-            jittered = dict.fromkeys(expected, 0.0)
-            for truth, *own in itertools.islice(moved, jitters):
-                for name, value in truth.items():
-                    errors = (distance(run[name], value) for run in own)
-                    jittered[name] = max(jittered[name], *errors)
-            references[trial] = Reference(
-                expected=expected,
-                rounded=rounded,
-                folded=folded,
-                exact=exact,
-                moved_by=sensitivity(noisy, expected),
-                target=expected if self.target is self.truth else target,
-                jittered=jittered,
-            )
-        return references
-
-    def _run_all(self, trial: Trial) -> Sequence[Mapping[str, Array]]:
-        return [trial.run(run) for run in (self.truth.run, self._run_own, self.folded_32.run)]
-
-    def _run_further(self, trial: Trial) -> Sequence[Mapping[str, Array]]:
-        exact = trial.run(self.folded.run)
-        target = exact if self.target is self.truth else trial.run(self.target.run)
-        return [exact, target, *noisy_runs(self.truth.run, trial, self.seed)]
-
-    def _joins(self, trial: Trial) -> bool:
-        """Whether the streams of a trial may be run beside those of others."""
-        signature = self.graph.signature
-        own = (*signature.inputs, *signature.outputs)
-        return (
-            self._independent is not False
-            and len(trial.feeds) == 1
-            and not trial.case.chunks
-            and all(value.name in signature.batch_axes for value in own)
-        )
-
-    def _defaults(self, time: int) -> dict[str, Array]:
-        """Return what one stream of T timesteps has by the name of an input that is left out."""
-        defaults: dict[str, Array] = {}
-        modules = recurrent_modules(self.truth.lifted.model).values()
-        for entry, module in zip(self.truth.lifted.layers, modules, strict=True):
-            assert isinstance(module, BNLSTM)
-            h, c = module.initial_state(1)
-            defaults |= {
-                entry.value_name("initial_h"): h.detach().numpy(),
-                entry.value_name("initial_c"): c.detach().numpy(),
-                entry.value_name("lengths"): np.array([time]),
-                entry.value_name("start_step"): np.array([0]),
-            }
-        return defaults
-
-    def _run_own(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the training model in the graph's precision."""
-        if self.reduced is None:
-            return self.own.run(feeds)
-        with RoundedProducts(self.reduced):
-            return self.own.run(feeds)
 
     def run(self, backend: Backend, trial: Trial, name: str) -> dict[str, Array] | None:
         """Run a trial on one graph; None if it crashes: that is noted, and it is not run again."""
@@ -369,13 +220,3 @@ def converted(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Return feeds in the dtypes that a graph takes."""
     dtypes = {value.name: value.dtype for value in (*graph.inputs, *graph.state_inputs)}
     return {name: array.astype(dtypes[name] or array.dtype) for name, array in feeds.items()}
-
-
-def _off_by_an_ulp(feeds: Mapping[str, Array], generator: np.random.Generator) -> dict[str, Array]:
-    """Return inputs whose floating point numbers are off by an ULP of float32 at random."""
-    moved = dict(feeds)
-    for name, array in feeds.items():
-        if array.dtype.kind == "f":
-            ulps = generator.integers(-1, 2, array.shape) * EPS["float32"]
-            moved[name] = (array.astype(np.float64) * (1 + ulps)).astype(array.dtype)
-    return moved

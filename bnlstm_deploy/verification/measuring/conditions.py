@@ -49,7 +49,7 @@ def check_conditions(checker: Checker, make_trial: Draw, steps: int) -> None:
             extreme[kind] = scaled
     beside = {words: make_trial(case) for words in BESIDE}
     padded = make_trial(Case(steps, 7, state=True, lengths="random"))
-    checker.prepare(
+    checker.references.prepare(
         [(trial, JITTERS) for trial in extreme.values()]
         + [(trial, 0) for trial in (*beside.values(), padded)],
         make_trial.most_streams(steps),

@@ -92,7 +92,7 @@ def _prepared(
     for time, trials in by_time.items():
         whole = [trial for trial in trials if not trial.case.chunks]
         wanted = [(trial, JITTERS * (trial.case in jittered)) for trial in whole]
-        checker.prepare(wanted, draw.most_streams(time))
+        checker.references.prepare(wanted, draw.most_streams(time))
         yield from trials
 
 
