@@ -15,10 +15,17 @@ from bnlstm_deploy.version import __version__
 
 FORMAT_VERSION = 1
 
-INLINED = "bnlstm.inlined"
+PREFIX = "bnlstm."
+"""Of the properties."""
 
-VERIFIED = "bnlstm.verified."
+INLINED = PREFIX + "inlined"
+
+VERIFIED = PREFIX + "verified."
 """Prefix of the properties that a passed check leaves."""
+
+TEXTS = ("checkpoint_sha256", "form", "folding", "dtype", "reason", "target")
+VALUES = ("layers", "merge_tolerance", "length", "pads", "time_axes", "inlined", "format_version")
+"""Fields of `Metadata`: what the properties hold as it is, and as JSON."""
 
 PRODUCER = f"bnlstm-deploy {__version__}"
 
@@ -95,24 +102,15 @@ class Metadata:
 
     def to_properties(self) -> dict[str, str]:
         """Return the ONNX metadata properties; every value is a string."""
-        length = {} if self.length is None else {"bnlstm.length": str(self.length)}
-        return {
-            "bnlstm.format_version": str(self.format_version),
-            "bnlstm.producer": self.producer,
-            "bnlstm.checkpoint_sha256": self.checkpoint_sha256,
-            "bnlstm.layers": json.dumps([asdict(layers) for layers in self.layers]),
-            "bnlstm.steps": str(self.steps),
-            "bnlstm.form": self.form,
-            "bnlstm.folding": self.folding,
-            "bnlstm.dtype": self.dtype,
-            "bnlstm.reason": self.reason,
-            "bnlstm.merge_tolerance": str(self.merge_tolerance),
-            "bnlstm.target": self.target,
-            "bnlstm.pads": str(self.pads).lower(),
-            "bnlstm.time_axes": json.dumps(dict(self.time_axes)),
-            **length,
-            **({INLINED: "true"} if self.inlined else {}),
-            **{VERIFIED + name: value for name, value in self.verified.items()},
+        content = asdict(self) | {"steps": self.steps}
+        verified = content.pop("verified")
+        texts = {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in content.items()
+            if value is not None
+        }
+        return {PREFIX + name: text for name, text in texts.items()} | {
+            VERIFIED + name: text for name, text in verified.items()
         }
 
     @classmethod
@@ -139,38 +137,16 @@ class Metadata:
                 f"the file's bnlstm.dtype is {dtype!r}, and can be {', '.join(ELEMENT_TYPES)}; "
                 "export it again"
             )
+        verified = {n.removeprefix(VERIFIED): v for n, v in properties.items() if VERIFIED in n}
+        given = {n.removeprefix(PREFIX): v for n, v in properties.items() if PREFIX in n}
         try:
-            layers = _read_layers(properties["bnlstm.layers"])
-            length = properties.get("bnlstm.length")
-            return cls(
-                checkpoint_sha256=properties["bnlstm.checkpoint_sha256"],
-                layers=layers,
-                form=properties["bnlstm.form"],
-                folding=properties["bnlstm.folding"],
-                dtype=dtype,
-                reason=properties.get("bnlstm.reason", ""),
-                merge_tolerance=float(properties.get("bnlstm.merge_tolerance", 0)),
-                length=None if length is None else int(length),
-                target=properties.get("bnlstm.target", "cpu"),
-                pads=properties.get("bnlstm.pads") == "true",
-                time_axes=msgspec.json.decode(
-                    properties.get("bnlstm.time_axes", "{}"), type=dict[str, int]
-                ),
-                inlined=properties.get(INLINED) == "true",
-                verified={
-                    name.removeprefix(VERIFIED): value
-                    for name, value in properties.items()
-                    if name.startswith(VERIFIED)
-                },
-                producer=properties["bnlstm.producer"],
-            )
-        except (KeyError, TypeError, ValueError, msgspec.DecodeError) as error:
+            texts = {name: given[name] for name in TEXTS if name in given}
+            values = {name: json.loads(given[name]) for name in VALUES if name in given}
+            for layers in values["layers"]:  # older files do not say whether they stream
+                layers.setdefault("streams", layers["num_directions"] == 1)
+            own = {"verified": verified, "producer": given["producer"]}
+            return msgspec.convert({**values, **texts, **own}, cls)
+        except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
             raise RuntimeSessionError(
                 f"the file's bnlstm.* metadata is damaged ({error!r}); export it again"
             ) from error
-
-
-def _read_layers(text: str) -> tuple[RecurrentLayers, ...]:
-    """Read `bnlstm.layers`; older files do not say whether they stream."""
-    entries = [{"streams": entry["num_directions"] == 1} | entry for entry in json.loads(text)]
-    return msgspec.convert(entries, tuple[RecurrentLayers, ...])

@@ -31,10 +31,7 @@ def bench(
     length: Annotated[
         list[int] | None,
         typer.Option(
-            "--length",
-            "-t",
-            help="Timesteps; repeatable.",
-            show_default="the steps of statistics",
+            "--length", "-t", help="Timesteps; repeatable.", show_default="the steps of statistics"
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each size.", min=0)] = 1.0,

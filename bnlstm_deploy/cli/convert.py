@@ -54,10 +54,7 @@ class Target(StrEnum):
 
 def convert(
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="MODEL.onnx", help="File to write.", show_default=False
-        ),
+        Path, typer.Option("--output", "-o", metavar="MODEL.onnx", help="File to write.")
     ],
     reading: Reading,
     own: OwnModel,
@@ -68,16 +65,13 @@ def convert(
             "--check",
             metavar="RECORDED.npz",
             help="Compare with x and output, as the source computed them, before anything else.",
-            show_default=False,
         ),
     ] = None,
     form: Annotated[
-        Form,
-        typer.Option(help="Of the recurrence; auto is the fastest exact one for the target."),
+        Form, typer.Option(help="Of the recurrence; auto is the fastest exact one for the target.")
     ] = Form.auto,
     folding: Annotated[
-        Folding,
-        typer.Option(help="Scales apart from the weights, or weights for every timestep."),
+        Folding, typer.Option(help="Scales apart from the weights, or weights for every timestep.")
     ] = Folding.auto,
     target: Annotated[
         Target, typer.Option(help="Where the graph is to be fast; it runs on all.")
@@ -88,7 +82,6 @@ def convert(
             metavar="T",
             help="Timesteps, if all sequences have as many. The form unrolled needs it. Several, "
             "by repeating it, give a file for each: MODEL-T64.onnx.",
-            show_default=False,
         ),
     ] = None,
     merge_tolerance: Annotated[

@@ -31,8 +31,7 @@ deploy = typer.Typer(
 deploy.command("ray", no_args_is_help=True)(grouped(ray))
 
 Name = Annotated[
-    str | None,
-    typer.Option(help="The model's name.", show_default="that of the file"),
+    str | None, typer.Option(help="The model's name.", show_default="that of the file")
 ]
 
 
@@ -55,8 +54,7 @@ class TritonOptions:
         ),
     ] = DEFAULT.strategy
     max_sequences: Annotated[
-        int,
-        typer.Option(help="Streams at a time in each instance.", rich_help_panel=STREAMS),
+        int, typer.Option(help="Streams at a time in each instance.", rich_help_panel=STREAMS)
     ] = DEFAULT.max_sequences
     sequence_idle: Annotated[
         float,
@@ -72,7 +70,6 @@ class TritonOptions:
         typer.Option(
             "--preferred-batch",
             help="A batch that waits for no others; repeatable.",
-            show_default=False,
             rich_help_panel=BATCHES,
         ),
     ] = None
@@ -100,7 +97,6 @@ def triton(
             "-o",
             metavar="FOLDER",
             help="The model repository, into which the model's folder goes.",
-            show_default=False,
         ),
     ],
     options: TritonOptions,
@@ -185,14 +181,10 @@ class ServiceOptions:
             metavar="URI",
             help="The folder that the file is in for the cluster: pvc://CLAIM/FOLDER, "
             "s3://BUCKET/FOLDER, ...",
-            show_default=False,
         ),
     ]
     image: Annotated[
-        str,
-        typer.Option(
-            help="A container image made by the Dockerfile of this project.", show_default=False
-        ),
+        str, typer.Option(help="A container image made by the Dockerfile of this project.")
     ]
     min_replicas: Annotated[int, typer.Option(help="The least servers.")] = 1
     max_replicas: Annotated[int, typer.Option(help="The most servers.")] = 1
@@ -219,11 +211,7 @@ def kserve(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The manifest.",
-            show_default="standard output",
+            "--output", "-o", metavar="FILE", help="The manifest.", show_default="standard output"
         ),
     ] = None,
     name: Name = None,

@@ -25,7 +25,6 @@ def ray(
             metavar="[NAME=]MODEL.onnx...",
             help="Exported files or folders of them, as `bnlstm-deploy serve` takes them; at the "
             "same path on every node.",
-            show_default=False,
         ),
     ],
     running: Running,
@@ -37,12 +36,10 @@ def ray(
             "-o",
             metavar="FILE",
             help="Write the config file for `serve deploy` or KubeRay, and run nothing.",
-            show_default=False,
         ),
     ] = None,
     address: Annotated[
-        str | None,
-        typer.Option(help="Of a Ray cluster.", show_default="start Ray here"),
+        str | None, typer.Option(help="Of a Ray cluster.", show_default="start Ray here")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=1, max=65535, help="REST.")] = 8000,
@@ -60,12 +57,7 @@ def ray(
     ] = 1,
     max_replicas: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="The most.",
-            show_default="the least",
-            rich_help_panel=REPLICAS,
-        ),
+        typer.Option(min=1, help="The most.", show_default="the least", rich_help_panel=REPLICAS),
     ] = None,
     target_ongoing_requests: Annotated[
         float,

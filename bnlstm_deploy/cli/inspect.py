@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
 def inspect(
     file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="A checkpoint or an exported .onnx file.", show_default=False
-        ),
+        Path, typer.Argument(metavar="FILE", help="A checkpoint or an exported .onnx file.")
     ],
     reading: Reading,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,

@@ -38,7 +38,7 @@ def list_layouts(context: typer.Context) -> None:
 
 @layouts.command("show", no_args_is_help=True)
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A layout.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A layout.")],
 ) -> None:
     """Print a layout's TOML, to start one of your own from.
 

@@ -6,7 +6,7 @@ A group is a dataclass whose fields are options; `grouped` lets a command take o
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -28,7 +28,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         if is_dataclass(hints[name]):
             groups[name] = hints[name]
             own = get_type_hints(hints[name], include_extras=True)
-            defaults = {field.name: field.default for field in fields(hints[name])}
+            defaults = {
+                field.name: inspect.Parameter.empty if field.default is MISSING else field.default
+                for field in fields(hints[name])
+            }
         parameters += [
             inspect.Parameter(
                 n, inspect.Parameter.KEYWORD_ONLY, default=defaults[n], annotation=own[n]
@@ -58,7 +61,6 @@ _CHECKPOINT = typer.Argument(
     metavar="CHECKPOINT",
     help="A folder with config.json and model.safetensors, a state dict (.safetensors, .pt), or "
     "arrays (.npz).",
-    show_default=False,
 )
 Checkpoint = Annotated[Path, _CHECKPOINT]
 OptionalCheckpoint = Annotated[Path | None, _CHECKPOINT]
@@ -94,8 +96,7 @@ class Reading:
         HeadPooling | None,
         typer.Option(
             help="Keep the Linear beside other code's recurrent layers: it reads the last hidden "
-            "state, or the output at every timestep.",
-            show_default=False,
+            "state, or the output at every timestep."
         ),
     ] = None
     batch_first: Annotated[
@@ -118,7 +119,6 @@ class OwnModel:
             metavar="MODULE:FACTORY",
             help="A model of your own that holds BNLSTM layers: a function of no arguments that "
             "returns it. CHECKPOINT is its state dict.",
-            show_default=False,
         ),
     ] = None
     inputs: Annotated[
@@ -127,14 +127,11 @@ class OwnModel:
             metavar="X.npz",
             help="Example arguments of --model's forward, as arrays of those names, with a batch "
             "and a time of at least 2.",
-            show_default=False,
         ),
     ] = None
 
 
-Model = Annotated[
-    Path, typer.Argument(metavar="MODEL.onnx", help="An exported file.", show_default=False)
-]
+Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Providers = Annotated[
     str,
@@ -147,10 +144,7 @@ Providers = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads",
-        metavar="N",
-        help="Threads inside an operator.",
-        show_default="one a core",
+        "--threads", metavar="N", help="Threads inside an operator.", show_default="one a core"
     ),
 ]
 Native = Annotated[
@@ -202,8 +196,7 @@ class ServerLimits:
 
 
 JsonReport = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="Also write the result here.", show_default=False),
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here.")
 ]
 
 

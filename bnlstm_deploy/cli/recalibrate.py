@@ -30,16 +30,12 @@ def recalibrate(
             metavar="X.npz",
             help="Sequences, as the array `input` or `x`: (N, T, D) for a batch-first model, else "
             "(T, N, D).",
-            show_default=False,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="NEW", help="Folder to write.", show_default=False),
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="NEW", help="Folder to write.")],
     reading: Reading,
     lengths: Annotated[
-        bool, typer.Option("--lengths", help="Use the array `lengths` (N,) of the data, too.")
+        bool, typer.Option("--lengths", help="Use the array `lengths` (N) of the data, too.")
     ] = False,
     batch_size: Annotated[
         int, typer.Option(help="Sequences of a minibatch; take that of the training.", min=2)

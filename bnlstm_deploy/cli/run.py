@@ -24,23 +24,16 @@ def run(
             "-i",
             metavar="X.npz",
             help="Arrays by input name (.npz), or the only input (.npy).",
-            show_default=False,
         ),
     ],
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="Y.npz", help="Arrays by output name.", show_default=False
-        ),
+        Path, typer.Option("--output", "-o", metavar="Y.npz", help="Arrays by output name.")
     ],
     running: Running,
     state: Annotated[
         Path | None,
         typer.Option(
-            "--state",
-            metavar="Y.npz",
-            help="Output of the run before, to continue its streams.",
-            show_default=False,
+            "--state", metavar="Y.npz", help="Output of the run before, to continue its streams."
         ),
     ] = None,
     force: Force = False,

@@ -17,7 +17,6 @@ def serve(
             metavar="[NAME=]MODEL.onnx...",
             help="Exported files, or folders of them: folder/*.onnx and "
             "folder/NAME/VERSION/*.onnx, or NAME=folder with folder/VERSION/*.onnx.",
-            show_default=False,
         ),
     ],
     running: Running,

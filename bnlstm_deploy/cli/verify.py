@@ -34,8 +34,7 @@ def verify(
     own: OwnModel,
     checkpoint: OptionalCheckpoint = None,
     model: Annotated[
-        Path | None,
-        typer.Argument(metavar="MODEL.onnx", help="An exported file.", show_default=False),
+        Path | None, typer.Argument(metavar="MODEL.onnx", help="An exported file.")
     ] = None,
     providers: Providers = "cpu",
     data: Annotated[
@@ -44,7 +43,6 @@ def verify(
             "--data",
             metavar="X.npz",
             help="Inputs of your own, named as the graph's or x, and labels y. Repeatable.",
-            show_default=False,
         ),
     ] = None,
     search_seconds: Annotated[
@@ -57,8 +55,7 @@ def verify(
     native: Native = True,
     json_report: JsonReport = None,
     html: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Also write the result as a page.", show_default=False),
+        Path | None, typer.Option(metavar="FILE", help="Also write the result as a page.")
     ] = None,
     endpoint: Annotated[
         str | None,
@@ -67,7 +64,6 @@ def verify(
             help="Check what a server makes of MODEL.onnx, http://HOST:PORT/v2/models/NAME: whole "
             "sequences, and streams with their state here and there. A bearer token is taken from "
             "BNLSTM_DEPLOY_TOKEN.",
-            show_default=False,
         ),
     ] = None,
     bundle: Annotated[
@@ -75,7 +71,6 @@ def verify(
         typer.Option(
             metavar="FOLDER",
             help="If it fails, make a folder that reproduces it: inputs, outputs, a script.",
-            show_default=False,
         ),
     ] = None,
     recheck: Annotated[
@@ -83,7 +78,6 @@ def verify(
         typer.Option(
             metavar="REPORT.json",
             help="Judge what an earlier --json measured by --ratio, without running anything.",
-            show_default=False,
         ),
     ] = None,
     record: Annotated[

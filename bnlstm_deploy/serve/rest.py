@@ -5,8 +5,9 @@ of a tensor in Python, a binary one too; its JSON writer refuses NaN.
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 from kserve import InferInput, InferRequest, InferResponse
@@ -17,10 +18,27 @@ from bnlstm_deploy.errors import InputError
 JSON_LENGTH = "Inference-Header-Content-Length"
 """The header that says where JSON ends and the binary tensors begin."""
 
-KINDS: Mapping[type, str] = {str: "a string", list: "a list", dict: "an object"}
 
-Json = Mapping[str, Any]
-T = TypeVar("T")
+class _Input(msgspec.Struct):
+    name: str
+    shape: list[Any]
+    datatype: str
+    data: Any = msgspec.UNSET
+    parameters: dict[str, Any] | None = None
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class _Body(msgspec.Struct):
+    """A request, as far as it is read; `serve.tensors` looks at shapes and data."""
+
+    inputs: list[_Input] | None = None
+    outputs: list[_Output] | None = None
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
 
 
 def read_request(body: bytes, headers: Mapping[str, str], model: str) -> InferRequest:
@@ -39,31 +57,31 @@ def read_request(body: bytes, headers: Mapping[str, str], model: str) -> InferRe
         raise InputError(f"Content-Encoding is {encoding!r}; send the body uncompressed")
     end = _json_length(headers, len(body))
     try:
-        request = orjson.loads(body[:end])
-    except orjson.JSONDecodeError as error:
+        request = msgspec.json.decode(memoryview(body)[:end], type=_Body)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the request is not the protocol's: {error}") from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         hint = " (NaN is null, or sent in binary)" if b"NaN" in body[:end] else ""
         raise InputError(f"the body is not JSON: {error}{hint}") from error
-    if not isinstance(request, dict):
-        raise InputError(f"the body is a JSON {type(request).__name__}; pass an object")
-    inputs = _objects(request, "inputs")
-    if not inputs:
+    if not request.inputs:
         raise InputError("the request has no inputs")
     tensors, raw, rest = [], [], memoryview(body)[end:]
-    for given in inputs:
-        tensors.append(_input(given))
+    for given in request.inputs:
+        values = None if given.data is msgspec.UNSET else given.data
+        tensors.append(InferInput(given.name, given.shape, given.datatype, values))
         data, rest = _take(given, rest)
         raw.append(data)
     if len(rest):
         raise InputError(f"{len(rest)} bytes follow the last binary tensor")
     return InferRequest(
         model_name=model,
-        request_id=_optional(request, "id", str),
+        request_id=request.id or "",
         infer_inputs=tensors,
         raw_inputs=raw,
-        parameters=_optional(request, "parameters", dict),
+        parameters=request.parameters or {},
         request_outputs=[
-            RequestedOutput(_field(output, "name", str), _optional(output, "parameters", dict))
-            for output in _objects(request, "outputs")
+            RequestedOutput(output.name, output.parameters or {})
+            for output in request.outputs or ()
         ],
     )
 
@@ -72,7 +90,7 @@ def write_response(request: InferRequest, response: InferResponse) -> tuple[byte
     """Return body and headers of the answer; NaN and infinities are null where it is JSON."""
     default = (request.parameters or {}).get("binary_data_output", False)
     wanted = {output.name: output.binary_data for output in request.request_outputs or ()}
-    outputs: list[Json] = []
+    outputs: list[dict[str, Any]] = []
     raw: list[bytes] = []
     for output in response.outputs:
         entry = {"name": output.name, "datatype": output.datatype, "shape": output.shape}
@@ -109,53 +127,19 @@ def _json_length(headers: Mapping[str, str], length: int) -> int:
     return int(text)
 
 
-def _input(given: Json) -> InferInput:
-    return InferInput(
-        name=_field(given, "name", str),
-        shape=_field(given, "shape", list),
-        datatype=_field(given, "datatype", str),
-        data=given.get("data"),
-    )
-
-
-def _take(given: Json, rest: memoryview) -> tuple[memoryview | None, memoryview]:
+def _take(given: _Input, rest: memoryview) -> tuple[memoryview | None, memoryview]:
     """Return the binary data of an input, if it has any, and what follows it."""
-    size = _optional(given, "parameters", dict).get("binary_data_size")
-    if (size is None) == ("data" not in given):
+    size = (given.parameters or {}).get("binary_data_size")
+    if (size is None) == (given.data is msgspec.UNSET):
         raise InputError(
-            f"the input {given['name']!r:.100} needs data or the parameter binary_data_size, and "
+            f"the input {given.name!r:.100} needs data or the parameter binary_data_size, and "
             "not both"
         )
     if size is None:
         return None, rest
     if type(size) is not int or not 0 <= size <= len(rest):
         raise InputError(
-            f"binary_data_size of {given['name']!r:.100} is {size!r:.40}; {len(rest)} bytes are "
+            f"binary_data_size of {given.name!r:.100} is {size!r:.40}; {len(rest)} bytes are "
             "left in the body"
         )
     return rest[:size], rest[size:]
-
-
-def _objects(parent: Json, name: str) -> list[Json]:
-    values: list[Json] = _optional(parent, name, list)
-    if not all(isinstance(value, dict) for value in values):
-        raise InputError(f"{name!r} has entries that are no objects")
-    return values
-
-
-def _field(parent: Json, name: str, kind: type[T]) -> T:
-    if name not in parent:
-        raise InputError(f"the field {name!r} is missing")
-    return _checked(name, parent[name], kind)
-
-
-def _optional(parent: Json, name: str, kind: type[T]) -> T:
-    """Return a field's value; an empty one if it is missing or null."""
-    value = parent.get(name)
-    return kind() if value is None else _checked(name, value, kind)
-
-
-def _checked(name: str, value: object, kind: type[T]) -> T:
-    if not isinstance(value, kind):
-        raise InputError(f"{name!r} must be {KINDS[kind]}, not {type(value).__name__}")
-    return value

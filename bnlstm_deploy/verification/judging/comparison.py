@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY, Backend
+from bnlstm_deploy.verification.measuring.backend import OfBackend
 
 Stage = Literal["algebra", "precision", "conditions", "worst case", "data"]
 
@@ -26,7 +26,7 @@ Values = NDArray[np.generic]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(OfBackend):
     """The error of one output in one case, against the float64 training model.
 
     A file whose rows were merged with a tolerance is compared with the fold merged likewise, in
@@ -57,17 +57,8 @@ class Comparison:
     """Euclidean norm of the error over that of the truth."""
     p99: float = 0.0
     """99th percentile of the absolute errors."""
-    provider: str = ""
-    """Execution provider of the graph; empty for the fold."""
     inputs: str = "normal"
     """Kind of inputs: cases of different kinds do not share a yardstick."""
-    kernel: str = ""
-    """Of the graph's recurrent layers: see `Backend`; empty for the fold."""
-
-    @property
-    def backend(self) -> Backend:
-        """What ran the graph."""
-        return Backend(self.provider, self.kernel)
 
     @property
     def noise(self) -> float:
@@ -81,10 +72,9 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(OfBackend):
     """Errors of one output over the timesteps: at each the largest of all cases of that T."""
 
-    provider: str
     time: int
     """T."""
     value: str
@@ -98,13 +88,6 @@ class Curve:
     p99: tuple[float, ...]
     unexplained: tuple[float, ...]
     """The errors that are judged: without those that `SENSITIVE` values explain."""
-    kernel: str = FUNCTION_BODY
-    """Of the graph's recurrent layers: see `Backend`."""
-
-    @property
-    def backend(self) -> Backend:
-        """What ran the graph."""
-        return Backend(self.provider, self.kernel)
 
     def merged(self, other: "Curve") -> "Curve":
         """Return the larger of two curves at each timestep."""

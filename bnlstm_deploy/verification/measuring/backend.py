@@ -1,5 +1,6 @@
 """What runs a graph: an execution provider, and a kernel for its recurrent layers."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 FUNCTION_BODY = "function body"
@@ -32,3 +33,18 @@ class Backend(NamedTuple):
         if self.provider and self.kernel:
             return f"{self.provider} ({self.kernel})"
         return self.provider or self.kernel
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfBackend:
+    """What was measured of a graph on one backend."""
+
+    provider: str = ""
+    """The backend's; empty for the fold."""
+    kernel: str = FUNCTION_BODY
+    """Likewise."""
+
+    @property
+    def backend(self) -> Backend:
+        """What ran the graph."""
+        return Backend(self.provider, self.kernel)

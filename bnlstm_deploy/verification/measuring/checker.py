@@ -122,7 +122,9 @@ class Checker:
         if stage == "precision" and not case.chunks and run_with is None:
             for value, truth in known.expected.items():
                 runs = Runs(known.exact[value], *known.others(value), truth, truth)
-                self.comparisons.append(compare("algebra", name, case.time, value, runs, **facts))
+                self.comparisons.append(
+                    compare("algebra", name, case.time, value, runs, kernel="", **facts)
+                )
         actuals: dict[Backend, dict[str, Array]] = {}
         for backend in list(self.graphs):
             actual = self.run(backend, run_with or trial, name)

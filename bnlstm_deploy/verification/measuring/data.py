@@ -9,7 +9,7 @@ import numpy as np
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.npz import read_npz
 from bnlstm_deploy.signature import Array
-from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY, Backend
+from bnlstm_deploy.verification.measuring.backend import Backend, OfBackend
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.checker import Checker
 from bnlstm_deploy.verification.measuring.process import Graph
@@ -20,7 +20,7 @@ INPUT_NAMES = ("x", "input")
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(OfBackend):
     """How the answers of a graph agree with those of the float64 training model.
 
     An answer is the largest of the last axis of the first output.
@@ -35,15 +35,6 @@ class Agreement:
     """Labelled answers that the graph gets right."""
     correct_truth: int = 0
     """Labelled answers that the training model gets right."""
-    provider: str = ""
-    """Of the graph."""
-    kernel: str = FUNCTION_BODY
-    """Likewise."""
-
-    @property
-    def backend(self) -> Backend:
-        """What ran the graph."""
-        return Backend(self.provider, self.kernel)
 
     def __str__(self) -> str:
         text = f"{self.agreeing} of {self.answers} answers agree"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bnlstm_deploy.signature import BATCH, Array
 from bnlstm_deploy.verification.judging.comparison import distance, largest
-from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY, Backend
+from bnlstm_deploy.verification.measuring.backend import Backend, OfBackend
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.checker import Checker
 from bnlstm_deploy.verification.measuring.conditions import JITTERS, LONGEST
@@ -26,7 +26,7 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
-class WorstInput:
+class WorstInput(OfBackend):
     """The stream on which the search found the largest error of a graph."""
 
     value: str
@@ -39,15 +39,6 @@ class WorstInput:
     """The input."""
     stream: tuple[tuple[float, ...], ...]
     """(T, D), or (T, 1) for inputs without features."""
-    provider: str = ""
-    """Of the graph with that error."""
-    kernel: str = FUNCTION_BODY
-    """Likewise."""
-
-    @property
-    def backend(self) -> Backend:
-        """What ran the graph."""
-        return Backend(self.provider, self.kernel)
 
 
 @dataclass

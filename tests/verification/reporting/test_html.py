@@ -107,7 +107,8 @@ def by_hand(provider, time, value):
     noise = tuple(1e-7 * (1 + step % 7) for step in range(time))
     wrong = tuple(NAN if step == 2 else math.inf if step == 3 else 0.1 for step in range(time))
     error = noise if provider == "cpu" else wrong
-    return Curve(provider, time, value, error, noise, noise, (0.0,) * time, error, error, error)
+    none = (0.0,) * time
+    return Curve(time, value, error, noise, noise, none, error, error, error, provider=provider)
 
 
 def page(report, tmp_path):
@@ -180,8 +181,10 @@ def write_again(report, tmp_path):
 
 @pytest.mark.parametrize("error", [0.0, NAN, 1e-320, 1e300])
 def test_any_error_can_be_drawn(error, measured, tmp_path):
-    row = Comparison("precision", "T=2", 2, "output", *(error,) * 5, 0.0, error, error, "cpu")
-    curve = Curve("cpu", 2, "output", *((error, 0.0),) * 7)
+    row = Comparison(
+        "precision", "T=2", 2, "output", *(error,) * 5, 0.0, error, error, provider="cpu"
+    )
+    curve = Curve(2, "output", *((error, 0.0),) * 7, provider="cpu")
     scales = Scales("l0", (error,), (error,), (error,))
     worst = WorstInput("output", error, error, 1, "tokens", ((error,), (3.0,)))
     report = replace(
@@ -192,7 +195,7 @@ def test_any_error_can_be_drawn(error, measured, tmp_path):
 
 
 def test_an_empty_report(measured, tmp_path):
-    nothing = Curve("cpu", 0, "output", (), (), (), (), (), (), ())
+    nothing = Curve(0, "output", (), (), (), (), (), (), (), provider="cpu")
     report = Report((), measured.metadata, "0" * 64, 4.0, 0, curves=(nothing,))
     _, parsed = page(report, tmp_path)
     assert "svg" not in parsed.tags
