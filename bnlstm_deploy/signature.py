@@ -4,6 +4,8 @@ A session has the signature of its file, a client that of a server's model; what
 puts requests together or cuts them apart goes by it. Neither torch nor ONNX Runtime is imported.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -69,6 +71,8 @@ class Signature:
     """The time axes of such a graph's own inputs and outputs, as far as they are known."""
     pads: bool = False
     """Whether padding time, and passing `lengths`, leaves the valid part of outputs the same."""
+    step_bytes: int = 0
+    """Bytes that function bodies hold for a timestep of a stream, beside inputs and outputs."""
 
     @classmethod
     def of(
@@ -99,6 +103,7 @@ class Signature:
             length=metadata.length,
             fixed_time_axes=metadata.time_axes,
             pads=metadata.pads and lengths <= {value.name for value in optional},
+            step_bytes=max(_step_bytes(entry, metadata.dtype) for entry in metadata.layers),
         )
 
     @cached_property
@@ -160,6 +165,21 @@ class Signature:
             for axis, size in zip(value.shape, feeds[value.name].shape, strict=True)
             if axis in (BATCH, TIME)
         }
+
+    def run_bytes(self, batch: int, time: int) -> int:
+        """Return how many bytes a run takes at once, about: the native kernel takes fewer.
+
+        Args:
+            batch: N.
+            time: T.
+        """
+        sizes = defaultdict(lambda: 1, {BATCH: batch, TIME: time})
+        outside = sum(
+            math.prod(value.sized(sizes)) * value.dtype.itemsize
+            for value in (*self.inputs, *self.outputs, *self.state_outputs)
+            if value.dtype is not None
+        )
+        return outside + batch * time * self.step_bytes
 
     def feeds(
         self, *inputs: Array, state: States | None = None, lengths: Lengths | None = None
@@ -310,6 +330,21 @@ def _varying(values: Sequence[Value], lengths: Sequence[int | None]) -> Value:
     sizes = zip(*(value.shape for value in values), strict=True)
     shape = tuple(TIME if list(of_files) == lengths else of_files[0] for of_files in sizes)
     return values[0]._replace(shape=shape)
+
+
+def _step_bytes(layers: RecurrentLayers, dtype: str) -> int:
+    """Return the bytes that a function body holds for a timestep of a stream.
+
+    The input's product, the same scaled, and with its bias: 4H each; the output of the layer below;
+    and of a reverse direction the reversed input and output.
+    """
+    width = layers.num_directions * layers.hidden_size
+    numbers = 3 * 4 * layers.hidden_size
+    if layers.num_layers > 1:
+        numbers += width
+    if layers.num_directions == 2:
+        numbers += 2 * (width if layers.num_layers > 1 else layers.input_size)
+    return numbers * (8 if dtype == "float64" else 4)
 
 
 def _why_whole(layers: RecurrentLayers) -> str:

@@ -9,8 +9,8 @@ from bnlstm_deploy.verification.measuring.cases import Case, Sample, make_given
 from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.trial import Trial
 
-MEMORY = 3 * 2**26
-"""Bytes that the gates of a case may take in float64."""
+MEMORY = 9 * 2**25
+"""Bytes that a run of a case may take."""
 
 
 class Draw:
@@ -57,6 +57,4 @@ class Draw:
 
     def most_streams(self, time: int) -> int:
         """Return how many streams of T timesteps a case may have, so that memory is bounded."""
-        layers = self.graph.metadata.layers
-        hidden = max(entry.hidden_size * entry.num_directions for entry in layers)
-        return max(1, MEMORY // (time * 4 * hidden * 8))
+        return max(1, MEMORY // self.graph.signature.run_bytes(1, time))
