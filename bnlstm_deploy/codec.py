@@ -68,7 +68,9 @@ def _seen(content: object, message: str) -> str:
         return ""
     for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path[1]):
         content = content[name or int(index)]  # type: ignore[index]
-    return f", which is {content!r:.60}" if isinstance(content, str | int | float) else ""
+    known = f"{content!r:.60}"
+    shown = isinstance(content, str | int | float) and known not in message
+    return f", which is {known}" if shown else ""
 
 
 def _unknown(given: object, known: object, where: str) -> Iterator[str]:

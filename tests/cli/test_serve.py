@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import pytest
 
+from bnlstm_deploy.cli.options import grouped
 from bnlstm_deploy.cli.serve import serve
 from bnlstm_deploy.serve import Limits
 from tests.serve.servers import COMMAND, export_small, running
@@ -27,7 +28,7 @@ def busy():
 
 
 def test_every_limit_is_an_option_with_its_default():
-    options = inspect.signature(serve).parameters
+    options = inspect.signature(grouped(serve)).parameters
     for limit in fields(Limits):
         assert options[limit.name].default == limit.default
 

@@ -94,7 +94,7 @@ def test_kubernetes_waits_for_requests_that_were_accepted():
 def test_a_file_is_replaced_only_by_force(exported, tmp_path):
     command = ("kserve", exported / "layers.onnx", *REQUIRED, "-o", tmp_path / "layers.yaml")
     assert "Wrote" in invoke(*command).output
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="replace it by force"):
         invoke(*command)
     invoke(*command, "--force", "--max-replicas", "3")
     content = yaml.safe_load((tmp_path / "layers.yaml").read_text())

@@ -174,7 +174,7 @@ def test_a_wrong_description_is_an_error_at_the_start(tmp_path, paths):
     path_of(model).write_text('{"kind": "sound"}')
     engine = Engine(model, threads=1)
     try:
-        with pytest.raises(InputError, match="'kind' is 'sound'"):
+        with pytest.raises(InputError, match="Invalid enum value 'sound'"):
             page_module.router([engine])
     finally:
         engine.close()

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bnlstm_deploy.cli.deploy_ray import ray
+from bnlstm_deploy.cli.options import grouped
 from bnlstm_deploy.deploy.ray_config import Options, absolute
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.serve import Limits
@@ -26,7 +27,7 @@ def model(tmp_path_factory):
 
 
 def test_every_limit_is_an_option_with_its_default():
-    options = inspect.signature(ray).parameters
+    options = inspect.signature(grouped(ray)).parameters
     for limit in fields(Limits):
         assert options[limit.name].default == limit.default
 
