@@ -1,5 +1,6 @@
 # make demo                convert, run and verify the trained example
-# make test                lint, types and tests, as CI runs them
+# make test                lint, types and tests, in some minutes
+# make test-slow           the tests of whole programs, of every page's snippets, of clusters
 # make quick               the tests that a change most likely breaks, in under a minute
 # make mutate              small faults in the core rooms, one at a time: which does no test notice?
 # make wheels              the wheel of every platform, built on this one and checked: dist/
@@ -27,7 +28,7 @@ QUICK := tests/nn tests/folding tests/checkpoint/test_own_format.py tests/test_p
 	tests/exporting/test_forms.py tests/exporting/test_scan.py tests/runtime/test_session.py \
 	tests/runtime/test_device.py tests/verification/judging/test_report.py tests/serve/test_merger.py
 
-.PHONY: demo test quick mutate wheels test-native-oldest honest test-cuda-stub test-gpu test-triton launches clean
+.PHONY: demo test test-slow quick mutate wheels test-native-oldest honest test-cuda-stub test-gpu test-triton launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -36,7 +37,10 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses=auto --dist=worksteal
+	$(BIN)/pytest --numprocesses=auto --dist=worksteal -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/pytest --numprocesses=auto --dist=worksteal -m slow
 
 quick: .venv/installed
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
 from tests.models import randomize
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 HEADERS = Path(__file__).parent / "native" / "include"
 SHAPE = (2, 9, 3)

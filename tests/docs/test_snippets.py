@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-RUN_BY_CI = ("make demo\n", "make test\n")
+RUN_BY_CI = ("make demo\n", "make test\n", "make test-slow\n")
 """Snippets that .ci/run runs: they make the environment that these tests run in."""
 
 
@@ -27,6 +27,7 @@ def snippets(page):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_snippets_run_as_printed(page, tmp_path):
     for folder in ("models", "tools"):

@@ -16,6 +16,8 @@ from bnlstm_deploy.native.build import INSTRUCTION_SETS, PLATFORMS, build, this_
 from bnlstm_deploy.runtime.kernel import instruction_sets
 from tools.wheels import MAX_BYTES, library_faults, library_of, make
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 HERE = PLATFORMS[this_platform()]
 NO_COMPILER = {"PATH": str(Path(sys.executable).parent)}

@@ -12,6 +12,8 @@ import pytest
 from bnlstm_deploy.native.build import build
 from bnlstm_deploy.runtime.kernel import VARIABLE, instruction_sets
 
+pytestmark = pytest.mark.slow
+
 DRIVER = Path(__file__).with_name("driver.cpp")
 SANITIZERS = {
     "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),

@@ -9,6 +9,8 @@ import pytest
 
 from tests.serve.servers import export_small, running
 
+pytestmark = pytest.mark.slow
+
 MEGABYTE = 2**20
 
 SESSION = """

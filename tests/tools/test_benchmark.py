@@ -10,6 +10,8 @@ from bnlstm_deploy.runtime import Session
 from tools import benchmark, forms, peers
 from tools.peers import FILES, LOADERS, ON_CUDA, WRITERS, Setup, Size
 
+pytestmark = pytest.mark.slow
+
 FACTORED = [kind for kind in forms.KINDS if kind[1] == "factored"]
 
 

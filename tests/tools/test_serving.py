@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from tools import benchmark
 
+pytestmark = pytest.mark.slow
+
 
 def run(*arguments):
     return CliRunner().invoke(benchmark.app, [str(argument) for argument in arguments])

@@ -12,6 +12,8 @@ from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from tools import digits
 from tools.train import app, count_correct, minibatches
 
+pytestmark = pytest.mark.slow
+
 COMMITTED = Path(__file__).parents[2] / "models" / "permuted-digits"
 FILES = {"README.md", "config.json", "metrics.json", "model.safetensors", "training.png"}
 

@@ -11,6 +11,8 @@ from bnlstm_deploy.nn.cell import PATHS
 from tests.models import randomize
 from tests.verification.quick import check
 
+pytestmark = pytest.mark.slow
+
 MODELS = int(os.environ.get("HONEST_MODELS", "20"))
 """`make honest` sets 300, which take ten minutes."""
 

@@ -18,6 +18,8 @@ from bnlstm_deploy.verification import Report, verify
 from bnlstm_deploy.verification.measuring.process import GraphProcess
 from tests.models import randomize
 
+pytestmark = pytest.mark.slow
+
 KERNELS = ["function body", *(f"native {name}" for name in instruction_sets())]
 
 

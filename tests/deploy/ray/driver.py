@@ -221,6 +221,10 @@ def command(session, model):
     }
 
 
+STEPS = {protocol: 0, load: 0, sequences: 0, killed: 2}
+"""What is tried, and whether it takes the cluster and the node to lose."""
+
+
 def main(model, config_file):
     session = Session(model)
     times = {}
@@ -228,13 +232,10 @@ def main(model, config_file):
     cluster, workers = start(config_file)
     times["start"] = time.monotonic() - begin
     try:
-        result = {
-            "protocol": protocol(session),
-            "load": load(session),
-            "sequences": sequences(session),
-            "killed": killed(session, cluster, workers[0]),
-            "times": times,
-        }
+        result = {"times": times}
+        for step, arguments in STEPS.items():
+            result[step.__name__] = step(session, *(cluster, workers[0])[:arguments])
+            times[step.__name__] = time.monotonic() - begin
     finally:
         serve.shutdown()
         ray.shutdown()

@@ -10,6 +10,8 @@ import pytest
 
 from tests.serve.servers import COMMAND, export_small
 
+pytestmark = pytest.mark.slow
+
 NODES, CLOSE = 3, 1e-5
 ENVIRONMENT = {
     **os.environ,
