@@ -18,6 +18,8 @@ from tests.checkpoint.sources import SOURCES
 from tests.checkpoint.test_loading import to_torch
 from tests.models import randomize
 
+pytestmark = pytest.mark.slow
+
 
 class Result:
     """What a command printed, and how it ended; the errors that `main` prints included."""

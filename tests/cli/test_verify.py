@@ -11,6 +11,8 @@ from tests.cli.command import run
 from tests.cli.test_main import fails, folder
 from tests.verification.mutants import set_array, times
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["folder"]
 
 QUICK = ("--search-seconds", "0")

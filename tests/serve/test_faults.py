@@ -34,8 +34,9 @@ GOOD = tensor("input", X)
 BAD_REQUESTS = {
     "no JSON": (b"{", "not JSON"),
     "NaN": (json.dumps(faulty(data=[float("nan")] * 30)).encode(), "null"),
-    "not UTF-8": (b'{"\xff": 1}', "not JSON"),
-    "deep": (b"[" * 10000, "not JSON"),
+    "not UTF-8": (b'{"id": "\xff"}', "not JSON"),
+    "deep": (b"[" * 10000, "object"),
+    "deep data": (b'{"inputs": [{"data":' + b"[" * 100_000, "not JSON"),
     "empty": (b"", "not JSON"),
     "array": ([], "object"),
     "no inputs": ({}, "no inputs"),

@@ -26,6 +26,8 @@ from tests.serve.local import Client
 from tools.page import drawing
 from tools.page import main as describe
 
+pytestmark = pytest.mark.slow
+
 MARKUP = "<img src=x onerror=alert(1)>"
 X = np.random.default_rng(0).standard_normal((3, 7, 2)).astype(np.float32)
 

@@ -176,6 +176,7 @@ def test_other_weights_fail_and_the_hash_says_why(model, proto, tmp_path):
     assert report.metadata.checkpoint_sha256 != report.checkpoint_sha256
 
 
+@pytest.mark.slow
 def test_a_model_with_a_large_float32_error_of_its_own_passes(tmp_path):
     """No fixed tolerance would do: here the training model itself is 1e-2 off in float32."""
     model = randomize(BNLSTM(1, 16, max_length=40))
@@ -188,6 +189,7 @@ def test_a_model_with_a_large_float32_error_of_its_own_passes(tmp_path):
     assert report.passed, (report.ratio, report.failures)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_chaotic_model_is_judged_where_it_can_be(dtype, tmp_path):
     """Float32 rounding fills the outputs, and float64 rounding is amplified as much."""

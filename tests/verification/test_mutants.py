@@ -12,6 +12,8 @@ from tests.models import randomize
 from tests.verification.mutants import NAMED, mutants
 from tests.verification.quick import check
 
+pytestmark = pytest.mark.slow
+
 SUFFIXES = ("_l0", "_l1")
 MUTANTS = mutants(SUFFIXES)
 

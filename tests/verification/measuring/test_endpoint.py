@@ -23,6 +23,8 @@ from tests.serve.servers import running
 from tests.verification.mutants import set_array, times
 from tests.verification.quick import check
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--search-seconds", "0")
 
 

@@ -87,7 +87,7 @@ def failed(measured):
         ),
         structure=(Finding("types", False, "float16 <b>instead</b> of float32"),),
         crashes=("cuda, T=5: the process ended by signal 11",),
-        agreements=(Agreement(10, 9, 10, 8, 9, "cpu"), Agreement(10, 10, provider="cuda")),
+        agreements=(Agreement(10, 9, 10, 8, 9, provider="cpu"), Agreement(10, 10, provider="cuda")),
         worst=WorstInput("output", NAN, 1e-7, 3, "input", ((1.0, NAN, -1.0, 2.0, 0.5),) * 900),
         metadata=replace(measured.metadata, merge_tolerance=1e-3),
         merge_error=2e-4,
