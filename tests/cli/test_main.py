@@ -56,6 +56,7 @@ def test_verify_passes_and_writes_its_report(folder):
     assert report["ratio"] <= 4
 
 
+@pytest.mark.slow
 def test_verify_of_a_changed_file_exits_1(folder):
     proto = onnx.load(folder / "m.onnx")
     arrays = [e for e in proto.graph.initializer if numpy_helper.to_array(e).any()]
@@ -69,6 +70,7 @@ def test_verify_of_a_changed_file_exits_1(folder):
     assert "allowed" in result.stdout
 
 
+@pytest.mark.slow
 def test_verify_names_a_file_exported_from_other_weights(folder):
     other = randomize(BNLSTMModel(BNLSTM(2, 8, batch_first=True, max_length=5), 3), seed=1)
     save_checkpoint(other, folder / "other", force=True)
@@ -133,6 +135,7 @@ def test_inspect_shows_a_checkpoint_and_a_graph(folder):
     assert graph["verified"]["ratio"]
 
 
+@pytest.mark.slow
 def test_a_state_dict_with_a_config(folder):
     torch.save(randomize(BNLSTM(2, 3, max_length=5)).state_dict(), folder / "weights.pt")
     save_checkpoint(BNLSTM(2, 3, max_length=5), folder / "configured", force=True)
@@ -202,6 +205,7 @@ def test_convert_keeps_an_existing_file_unless_forced(folder):
     assert run(folder, "convert", "ck", "-o", "kept.onnx", *forced).returncode == 0
 
 
+@pytest.mark.slow
 def test_convert_keeps_no_file_that_fails_its_check(folder, monkeypatch):
     """With a fault planted in the export, the check finds it and nothing gets the output's name."""
     whole = scan.function
@@ -242,6 +246,7 @@ def test_several_lengths_give_a_file_each(folder):
     assert fails(twice, "pass each number of timesteps once")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_reduced_precision_is_verified_on_the_cpu(folder, dtype):
     result = run(folder, "convert", "ck", "-o", f"{dtype}.onnx", "--dtype", dtype)

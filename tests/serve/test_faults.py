@@ -213,6 +213,7 @@ def answered_or_refused(answer):
         assert [*answer.json()] == ["error"]
 
 
+@pytest.mark.slow
 @settings(max_examples=1500)
 @given(data=st.data())
 def test_no_json_is_an_error_of_the_server(client, data):

@@ -30,6 +30,7 @@ def of(placements, op):
     return placement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "folding", "normalize"),
     [
