@@ -35,7 +35,7 @@ TESTS = {
 }
 """The tests that are near each room."""
 
-EQUIVALENT = "BitOr"
+UNIONS = "BitOr"
 """Operators with it in their names also change unions of types, of which no test can know."""
 
 SURVIVORS = 0.05
@@ -87,14 +87,25 @@ def draw(room: Path, number: int, seed: int) -> Iterator[Any]:
     files = sorted(room.rglob("*.py")) if room.is_dir() else [room]
     with use_db(":memory:", WorkDB.Mode.create) as database:
         init(files, database, {})
-        items = [
-            item
-            for item in database.pending_work_items
-            if EQUIVALENT not in item.mutations[0].operator_name
-        ]
+        items = [item for item in database.pending_work_items if not equivalent(item.mutations[0])]
     chosen = random.Random(seed).sample(items, min(number, len(items)))
     yield from sorted(
         chosen, key=lambda item: (item.mutations[0].module_path, item.mutations[0].start_pos)
+    )
+
+
+def equivalent(mutation: Any) -> bool:  # noqa: ANN401
+    """Return whether a mutant is none that a test could know.
+
+    It changes a union of types, the `*` before arguments with names, or what only guards against
+    mistakes of this code itself: `strict=True`, `frozen=True`.
+    """
+    row, column = mutation.start_pos
+    line = mutation.module_path.read_text().splitlines()[row - 1]
+    return (
+        UNIONS in mutation.operator_name
+        or line[column:].startswith("*,")
+        or line[:column].endswith(("strict=", "frozen="))
     )
 
 

@@ -195,6 +195,8 @@ def test_wrong_inputs_are_clear_errors(buckets, call, message):
         (["scan"], {"lengths": (0,)}, InputError, "lengths is"),
         (["5", "8"], {"lengths": (5,)}, InputError, r"fix their own: \[5, 8\]; leave it out"),
         (["scan"], {"lengths": (5,), "batches": ()}, InputError, "pass a file, and batches"),
+        (["scan"], {"lengths": (5,), "batches": (0, 1)}, InputError, "pass a file, and batches"),
+        (["scan"], {"lengths": (5,), "max_buckets": 0}, InputError, "max_buckets 0; pass"),
         (["5", "5"], {}, RuntimeSessionError, r"unrolled for \[5, 5\]"),
         (["5", "scan"], {}, RuntimeSessionError, r"unrolled for \[5, None\]"),
         (["scan", "other"], {"lengths": (5,)}, RuntimeSessionError, "not exports of one"),
