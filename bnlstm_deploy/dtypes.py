@@ -36,4 +36,3 @@ OUTSIDE: Mapping[str, Names] = {
 """The dtypes of inputs and outputs that this package exports, by numpy's name."""
 
 BY_ONNXRUNTIME = {names.onnxruntime: np.dtype(name) for name, names in OUTSIDE.items()}
-BY_PROTOCOL = {names.protocol: np.dtype(name) for name, names in OUTSIDE.items()}

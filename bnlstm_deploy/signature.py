@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bnlstm_deploy.dtypes import OUTSIDE
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import CARRIED, Metadata, RecurrentLayers, value_name
 from bnlstm_deploy.state import State
@@ -44,9 +45,19 @@ class Value(NamedTuple):
     shape: tuple[int | str | None, ...]
     """A fixed size, or the name of a dynamic axis."""
 
+    @property
+    def datatype(self) -> str:
+        """Its type in the Open Inference Protocol."""
+        return "FP32" if self.dtype is None else OUTSIDE[self.dtype.name].protocol
+
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape for sizes of the batch and time."""
         return tuple(a if isinstance(a, int) else sizes[str(a)] for a in self.shape)
+
+    def described(self) -> dict[str, Any]:
+        """Return what the Open Inference Protocol says of it; -1 is a dynamic axis."""
+        shape = [axis if isinstance(axis, int) else -1 for axis in self.shape]
+        return {"name": self.name, "datatype": self.datatype, "shape": shape}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from onnx import TensorProto
 from tritonclient.utils import np_to_triton_dtype
 
-from bnlstm_deploy.dtypes import BY_ONNXRUNTIME, BY_PROTOCOL, ELEMENT_TYPES, EPS
+from bnlstm_deploy.dtypes import BY_ONNXRUNTIME, ELEMENT_TYPES, EPS, OUTSIDE
 
 IN_ONNX = {"float64": "DOUBLE", "float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
 
@@ -18,6 +18,7 @@ def test_dtypes_of_graphs(name):
 
 
 def test_dtypes_of_inputs_and_outputs():
-    assert {np_to_triton_dtype(dtype): dtype for dtype in BY_PROTOCOL.values()} == BY_PROTOCOL
-    assert set(BY_ONNXRUNTIME.values()) == set(BY_PROTOCOL.values())
+    for name, names in OUTSIDE.items():
+        assert np_to_triton_dtype(np.dtype(name)) == names.protocol
+        assert BY_ONNXRUNTIME[names.onnxruntime] == np.dtype(name)
     assert BY_ONNXRUNTIME["tensor(float)"] == np.float32

@@ -4,13 +4,16 @@ tritonclient's own connections may be used by one thread only, and some versions
 whose answer was lost without saying so. A sequence that the server holds would advance twice.
 """
 
-import contextlib
-import select
-import socket
-from collections import deque
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    ReadTimeoutError,
+)
 
 from bnlstm_deploy.client.answers import Answer, LateError, LostError, UnsentError
 from bnlstm_deploy.errors import InputError
@@ -18,7 +21,8 @@ from bnlstm_deploy.errors import InputError
 JSON_LENGTH = "Inference-Header-Content-Length"
 """The header that says where JSON ends and the binary tensors begin."""
 
-SCHEMES: Mapping[str, type[HTTPConnection]] = {"http": HTTPConnection, "https": HTTPSConnection}
+MOST_IDLE = 256
+"""Connections that are kept, one for each thread that sends at a time."""
 
 
 class Transport:
@@ -35,17 +39,15 @@ class Transport:
     def __init__(self, url: str, token: str | None) -> None:
         try:
             parts = urlsplit(url)
-            self._port = parts.port
+            valid = parts.port != 0  # which is read, and raises, only now
         except ValueError as error:
             raise InputError(f"the address {url!r} is not valid: {error}") from error
-        if parts.scheme not in SCHEMES or not parts.hostname or parts.query or parts.fragment:
+        valid = valid and parts.scheme in ("http", "https") and bool(parts.hostname)
+        if not valid or parts.query or parts.fragment:
             raise InputError(f"the address is {url!r}; pass one such as http://127.0.0.1:8080")
         self.url = url
-        self._make = SCHEMES[parts.scheme]
-        self._host = parts.hostname
-        self._path = parts.path.rstrip("/")
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._idle: deque[HTTPConnection] = deque()  # its append and pop are atomic
+        self._pool = urllib3.PoolManager(num_pools=1, maxsize=MOST_IDLE)
 
     def send(
         self,
@@ -69,58 +71,31 @@ class Transport:
             UnsentError: The server cannot be reached.
             LostError: There is no answer; the server may have seen the request.
         """
-        connection = self._connection(timeout)
         try:
-            # A server that refuses a large body answers and closes before it has read all of it.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                everything = {**self._headers, **(headers or {})}
-                connection.request(method, f"{self._path}/{path}", body, everything)
-            response = connection.getresponse()
-            content = response.read()
-        except TimeoutError as error:
-            connection.close()
+            response = self._pool.urlopen(
+                method,
+                f"{self.url.rstrip('/')}/{path}",
+                body=body,
+                headers={**self._headers, **(headers or {})},
+                timeout=timeout,
+                retries=False,
+                redirect=False,
+            )
+        except (NewConnectionError, ConnectTimeoutError) as error:
+            raise UnsentError(f"{self.url} cannot be reached: {_words(error)}") from error
+        except ReadTimeoutError as error:
             raise LateError(f"{self.url} did not answer within {timeout:.3g} s") from error
-        except (OSError, HTTPException) as error:
-            connection.close()
+        except HTTPError as error:
             raise LostError(f"the connection to {self.url} broke: {_words(error)}") from error
-        except BaseException:  # such as KeyboardInterrupt: the answer is still to come
-            connection.close()
-            raise
-        length = response.getheader(JSON_LENGTH, "")
-        if connection.sock is not None:  # the server keeps it open
-            self._idle.append(connection)
-        return Answer(response.status, int(length) if length.isdecimal() else None, content)
+        length = response.headers.get(JSON_LENGTH, "")
+        return Answer(response.status, int(length) if length.isdecimal() else None, response.data)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        with contextlib.suppress(IndexError):
-            while True:
-                self._idle.pop().close()
-
-    def _connection(self, timeout: float) -> HTTPConnection:
-        """Return an open connection: the one used last, because the server keeps it longest."""
-        with contextlib.suppress(IndexError):
-            while True:
-                connection = self._idle.pop()
-                if connection.sock is not None and not _readable(connection.sock):
-                    connection.sock.settimeout(timeout)
-                    return connection
-                connection.close()
-        connection = self._make(self._host, self._port, timeout=timeout)
-        try:
-            connection.connect()
-        except OSError as error:
-            connection.close()
-            raise UnsentError(f"{self.url} cannot be reached: {_words(error)}") from error
-        return connection
-
-
-def _readable(sock: socket.socket) -> bool:
-    """Whether something arrived at an idle connection: its end, since nothing was asked."""
-    poll = select.poll()  # select.select takes no descriptors above 1023
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+        self._pool.clear()
 
 
 def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    """Return what happened, without urllib3's own words for where."""
+    cause = error.__cause__ or error.__context__ or error
+    return str(cause) or type(cause).__name__

@@ -25,17 +25,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from bnlstm_deploy.codec import read_json
 from bnlstm_deploy.errors import InputError
-
-
-class _Shaped(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
+from bnlstm_deploy.signature import Value
 
 
 @dataclass(frozen=True)
@@ -58,14 +52,12 @@ def path_of(model: Path) -> Path:
     return model.with_suffix(".page.json")
 
 
-def read_drawing(
-    model: Path, inputs: Sequence[_Shaped], outputs: Sequence[_Shaped]
-) -> Drawing | None:
+def read_drawing(model: Path, inputs: Sequence[Value], outputs: Sequence[Value]) -> Drawing | None:
     """Read the description beside a model.
 
     Args:
         model: The ONNX file.
-        inputs: The model's inputs, the one that is drawn first; -1 for dynamic sizes.
+        inputs: The model's inputs, the one that is drawn first.
         outputs: The model's outputs, the one that is labelled first.
 
     Returns:
@@ -85,7 +77,7 @@ def read_drawing(
     return drawing
 
 
-def _check(drawing: Drawing, read: _Shaped, answered: _Shaped) -> None:
+def _check(drawing: Drawing, read: Value, answered: Value) -> None:
     """Check the values, and that they fit the model.
 
     Raises:
@@ -110,7 +102,7 @@ def _check(drawing: Drawing, read: _Shaped, answered: _Shaped) -> None:
             f"{min(drawing.size)} pixels"
         )
     features = read.shape[-1]
-    if len(read.shape) != 3 or features < 1 or pixels % features:
+    if len(read.shape) != 3 or not isinstance(features, int) or pixels % features:
         raise InputError(
             f"the model's input {read.name!r} has the shape {list(read.shape)}; {pixels} pixels "
             "need three axes, of which the last divides them"

@@ -2,16 +2,14 @@
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from bnlstm_deploy.dtypes import OUTSIDE
 from bnlstm_deploy.errors import BnlstmError, InputError
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
@@ -20,16 +18,7 @@ from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.serve.merger import Merger, Size
 from bnlstm_deploy.serve.sequences import Chunk, Sequences
 from bnlstm_deploy.serve.stats import RECENT, Durations, Execution, Stats
-from bnlstm_deploy.signature import Array, Value
-
-
-class Tensor(NamedTuple):
-    """An input or output, as the Open Inference Protocol describes it."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    """-1 for a dynamic axis."""
+from bnlstm_deploy.signature import Array
 
 
 @dataclass(frozen=True)
@@ -93,10 +82,10 @@ class Engine:
         self.native = self._session.native
         self.metadata = self._session.metadata
         self._merger = Merger(self._session)
-        session = self._session
-        self.inputs = tuple(map(_tensor, (*session.inputs, *session.state_inputs)))
-        self.optional = frozenset(value.name for value in session.state_inputs)
-        self.outputs = tuple(map(_tensor, (*session.outputs, *session.state_outputs)))
+        signature = self._session.signature
+        self.inputs = (*signature.inputs, *signature.state_inputs)
+        self.optional = frozenset(value.name for value in signature.state_inputs)
+        self.outputs = (*signature.outputs, *signature.state_outputs)
         self.ready = False
         self._sequences = Sequences(self.metadata, self.limits)
         self._lock = threading.Lock()
@@ -111,15 +100,9 @@ class Engine:
         length = self.metadata.length
         batch = 1
         while batch <= self.limits.max_batch:
-            shapes = {
-                value.name: [
-                    axis if isinstance(axis, int) else batch if axis == "batch" else length or 2
-                    for axis in value.shape
-                ]
-                for value in self._session.inputs
-            }
+            sizes = defaultdict(lambda: length or 2, batch=batch)
             self._session.run(
-                {v.name: np.zeros(shapes[v.name], v.dtype) for v in self._session.inputs}
+                {v.name: np.zeros(v.sized(sizes), v.dtype) for v in self._session.inputs}
             )
             batch *= 4
         self.ready = True
@@ -193,7 +176,7 @@ class Engine:
         outputs: Sequence[str] | None,
         chunk: Chunk | None,
     ) -> _Ask:
-        known = [tensor.name for tensor in self.outputs]
+        known = [value.name for value in self.outputs]
         unknown = sorted(set(outputs or ()) - set(known))
         if unknown:
             raise InputError(f"there is no output {unknown[0]!r}; this model has {known}")
@@ -261,8 +244,3 @@ class Engine:
     def _fail(self, error: Exception) -> None:
         with self._lock:
             self._failures[type(error).__name__] += 1
-
-
-def _tensor(value: Value) -> Tensor:
-    name = "FP32" if value.dtype is None else OUTSIDE[value.dtype.name].protocol
-    return Tensor(value.name, name, tuple(a if isinstance(a, int) else -1 for a in value.shape))

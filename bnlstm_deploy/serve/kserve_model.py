@@ -10,7 +10,7 @@ import numpy as np
 from kserve import InferOutput, InferRequest, InferResponse
 from kserve.utils.numpy_codec import from_np_dtype
 
-from bnlstm_deploy.serve.engine import Engine, Tensor
+from bnlstm_deploy.serve.engine import Engine
 from bnlstm_deploy.serve.tensors import read_chunk, read_outputs, read_tensors
 from bnlstm_deploy.signature import Array
 
@@ -32,11 +32,11 @@ class Model(kserve.Model):  # type: ignore[misc]  # kserve has no types
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Return the inputs, those that may be left out last."""
-        return [_described(tensor) for tensor in self.engine.inputs]
+        return [value.described() for value in self.engine.inputs]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Return the outputs, final states last."""
-        return [_described(tensor) for tensor in self.engine.outputs]
+        return [value.described() for value in self.engine.outputs]
 
     async def predict(
         self, payload: InferRequest, headers: Mapping[str, str] | None = None
@@ -59,7 +59,7 @@ class Model(kserve.Model):  # type: ignore[misc]  # kserve has no types
     def _response(
         self, request: InferRequest, results: Mapping[str, Array], wanted: list[str] | None
     ) -> InferResponse:
-        names = wanted or [tensor.name for tensor in self.engine.outputs if tensor.name in results]
+        names = wanted or [value.name for value in self.engine.outputs if value.name in results]
         arrays = [results[name] for name in names]
         return InferResponse(
             response_id=request.id or str(uuid.uuid4()),
@@ -83,7 +83,3 @@ def raw(response: InferResponse) -> InferResponse:
         ],
         raw_outputs=[np.asarray(output.data).tobytes() for output in response.outputs],
     )
-
-
-def _described(tensor: Tensor) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}

@@ -13,7 +13,8 @@ from urllib.parse import quote
 from bnlstm_deploy.extras import require
 from bnlstm_deploy.metadata import CARRIED
 from bnlstm_deploy.serve.drawing import Drawing, read_drawing
-from bnlstm_deploy.serve.engine import Engine, Tensor
+from bnlstm_deploy.serve.engine import Engine
+from bnlstm_deploy.signature import Value
 
 require("fastapi", extra="serve")
 
@@ -88,11 +89,14 @@ def facts(engine: Engine, drawing: Drawing | None) -> dict[str, Any]:
     metadata = engine.metadata
     name, version = quote(engine.name, safe=""), quote(engine.version, safe="")
     carried = {layers.value_name(kind) for layers in metadata.layers for kind in CARRIED.values()}
-    own = {tensor.name for tensor in engine.outputs} - carried
+    optional = engine.optional | carried
 
-    def described(tensor: Tensor, *, needed: bool) -> dict[str, Any]:
-        time_axis = metadata.time_axes.get(tensor.name)
-        return tensor._asdict() | {"own": needed, "time_axis": time_axis}
+    def described(values: Sequence[Value]) -> list[dict[str, Any]]:
+        return [
+            value.described()
+            | {"own": value.name not in optional, "time_axis": metadata.time_axes.get(value.name)}
+            for value in values
+        ]
 
     return {
         "name": engine.name,
@@ -101,8 +105,8 @@ def facts(engine: Engine, drawing: Drawing | None) -> dict[str, Any]:
         "file": {"name": engine.path.name, "bytes": engine.path.stat().st_size},
         "kernel": str(engine.native),
         "metadata": asdict(metadata) | {"steps": metadata.steps},
-        "inputs": [described(t, needed=t.name not in engine.optional) for t in engine.inputs],
-        "outputs": [described(t, needed=t.name in own) for t in engine.outputs],
+        "inputs": described(engine.inputs),
+        "outputs": described(engine.outputs),
         "limits": asdict(engine.limits),
         "drawing": None if drawing is None else asdict(drawing),
     }

@@ -14,11 +14,9 @@ import numpy as np
 from kserve import InferInput, InferRequest
 from kserve.protocol.infer_type import to_http_parameters
 
-from bnlstm_deploy.dtypes import BY_PROTOCOL
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.serve.engine import Tensor
 from bnlstm_deploy.serve.sequences import Chunk
-from bnlstm_deploy.signature import Array
+from bnlstm_deploy.signature import Array, Value
 
 LITERALS: Mapping[str, set[type]] = {"f": {float, int, NoneType}, "i": {int}, "b": {bool}}
 """Which JSON values a kind of tensor takes. JSON writes NaN as null, and 1.0 as 1."""
@@ -27,7 +25,7 @@ MAX_ID = 256
 """Characters of a sequence's name: the server holds it as long as the sequence."""
 
 
-def read_tensors(request: InferRequest, known: Sequence[Tensor]) -> dict[str, Array]:
+def read_tensors(request: InferRequest, known: Sequence[Value]) -> dict[str, Array]:
     """Return the arrays of a request by input name.
 
     Args:
@@ -41,14 +39,14 @@ def read_tensors(request: InferRequest, known: Sequence[Tensor]) -> dict[str, Ar
         InputError: A name is not known or given twice, a type is another than the model's, or
             shape and data do not fit.
     """
-    tensors = {tensor.name: tensor for tensor in known}
+    values = {value.name: value for value in known}
     arrays: dict[str, Array] = {}
     for given in request.inputs:
-        if given.name not in tensors:
-            raise InputError(f"the model has no input {given.name!r:.100}; it has {[*tensors]}")
+        if given.name not in values:
+            raise InputError(f"the model has no input {given.name!r:.100}; it has {[*values]}")
         if given.name in arrays:
             raise InputError(f"the input {given.name!r} is given twice")
-        arrays[given.name] = _read(given, tensors[given.name])
+        arrays[given.name] = _read(given, values[given.name])
     return arrays
 
 
@@ -77,14 +75,14 @@ def read_chunk(request: InferRequest) -> Chunk | None:
     return None
 
 
-def read_outputs(request: InferRequest, known: Sequence[Tensor]) -> list[str] | None:
+def read_outputs(request: InferRequest, known: Sequence[Value]) -> list[str] | None:
     """Return the names of the outputs that a request wants; None for all.
 
     Raises:
         InputError: One is not known or wanted twice.
     """
     wanted = [output.name for output in request.request_outputs or ()]
-    names = [tensor.name for tensor in known]
+    names = [value.name for value in known]
     for name in wanted:
         if name not in names:
             raise InputError(f"the model has no output {name!r:.100}; it has {names}")
@@ -93,29 +91,28 @@ def read_outputs(request: InferRequest, known: Sequence[Tensor]) -> list[str] | 
     return wanted or None
 
 
-def _read(given: InferInput, tensor: Tensor) -> Array:
-    if given.datatype != tensor.datatype:
+def _read(given: InferInput, value: Value) -> Array:
+    if value.dtype is None or given.datatype != value.datatype:
         raise InputError(
-            f"{given.name!r} is {given.datatype:.20}, the model takes {tensor.datatype}"
+            f"{given.name!r} is {given.datatype:.20}, the model takes {value.datatype}"
         )
     shape = tuple(given.shape)
     if not all(type(size) is int and size >= 0 for size in shape):
         raise InputError(f"{given.name!r} has the shape {shape!r:.100}; pass integers from 0 on")
-    if len(shape) != len(tensor.shape):
+    if len(shape) != len(value.shape):
         raise InputError(
-            f"{given.name!r} has {len(shape)} axes; the model takes {len(tensor.shape)}: "
-            f"{tensor.shape}, -1 for any size"
+            f"{given.name!r} has {len(shape)} axes; the model takes {len(value.shape)}: "
+            f"{value.described()['shape']}, -1 for any size"
         )
-    dtype = BY_PROTOCOL[tensor.datatype]
     raw = given._raw_data  # kserve has no public name for it
     if raw is None:
-        return _from_values(given.name, given.data, dtype, shape)
-    size = math.prod(shape) * dtype.itemsize
+        return _from_values(given.name, given.data, value.dtype, shape)
+    size = math.prod(shape) * value.dtype.itemsize
     if len(raw) != size:
         raise InputError(
-            f"{given.name!r} has {len(raw)} bytes; its shape {shape} of {tensor.datatype} is {size}"
+            f"{given.name!r} has {len(raw)} bytes; its shape {shape} of {value.datatype} is {size}"
         )
-    return np.frombuffer(raw, dtype).reshape(shape)
+    return np.frombuffer(raw, value.dtype).reshape(shape)
 
 
 def _from_values(

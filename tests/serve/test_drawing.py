@@ -1,11 +1,11 @@
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.serve.drawing import Drawing, path_of, read_drawing
+from bnlstm_deploy.signature import Value
 
 VALID = {
     "kind": "drawing",
@@ -20,16 +20,11 @@ VALID = {
 }
 
 
-class Value(NamedTuple):
-    name: str
-    shape: tuple[int, ...]
-
-
-def read(folder, content, *, shape=(-1, -1, 1), answer=(-1, 2)):
+def read(folder, content, *, shape=("time", "batch", 1), answer=("batch", 2)):
     model = folder / "letters.onnx"
     text = content if isinstance(content, str) else json.dumps(content)
     path_of(model).write_text(text)
-    return read_drawing(model, [Value("x", shape)], [Value("logits", answer)])
+    return read_drawing(model, [Value("x", None, shape)], [Value("logits", None, answer)])
 
 
 def test_it_stands_beside_the_model():
@@ -43,7 +38,7 @@ def test_a_model_without_one(tmp_path):
 @pytest.mark.parametrize("features", [1, 2, 3])
 def test_a_valid_one(tmp_path, features):
     expected = Drawing("letter", (2, 3), 0, 1.5, -0.5, 2.5, (5, 4, 3, 2, 1, 0), ("a", "b"))
-    assert read(tmp_path, VALID, shape=(-1, -1, features)) == expected
+    assert read(tmp_path, VALID, shape=("time", "batch", features)) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,7 +78,9 @@ def test_files_that_hold_no_object(tmp_path, text, message):
         read(tmp_path, text)
 
 
-@pytest.mark.parametrize("shape", [(-1, -1, 4), (-1, 1), (-1, -1, -1)])
+@pytest.mark.parametrize(
+    "shape", [("time", "batch", 4), ("batch", 1), ("time", "batch", "features")]
+)
 def test_inputs_that_cannot_be_drawn(tmp_path, shape):
     with pytest.raises(InputError, match="6 pixels need three axes, of which the last divides"):
         read(tmp_path, VALID, shape=shape)

@@ -257,7 +257,8 @@ def test_life(files):
     assert not engine.ready
     engine.warm_up()
     assert engine.ready
-    assert engine.inputs[0] == ("input", "FP32", (-1, -1, 3))
+    described = {"name": "input", "datatype": "FP32", "shape": [-1, -1, 3]}
+    assert engine.inputs[0].described() == described
     assert engine.optional == {"initial_h", "initial_c", "start_step", "lengths"}
     assert [tensor.name for tensor in engine.outputs] == ["output", "h_n", "c_n", "next_step"]
     assert engine.drain(60)

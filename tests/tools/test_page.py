@@ -3,7 +3,7 @@ from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from bnlstm_deploy.serve.drawing import read_drawing
-from bnlstm_deploy.serve.engine import Tensor
+from bnlstm_deploy.signature import Value
 from tools import digits
 from tools.page import PEN, app, drawing
 
@@ -11,7 +11,7 @@ from tools.page import PEN, app, drawing
 def test_it_is_written_beside_the_model(tmp_path):
     model = tmp_path / "digits.onnx"
     assert CliRunner().invoke(app, [str(model)]).exit_code == 0
-    inputs, outputs = [Tensor("x", "FP32", (-1, -1, 1))], [Tensor("y", "FP32", (-1, 10))]
+    inputs, outputs = [Value("x", None, ("time", "batch", 1))], [Value("y", None, ("batch", 10))]
     assert read_drawing(model, inputs, outputs) == drawing()
 
 

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import unquote
 
-from tritonclient.utils import np_to_triton_dtype
-
 from bnlstm_deploy.client import Client
 from bnlstm_deploy.errors import InputError, ServingError
 from bnlstm_deploy.signature import Array, Value
@@ -154,20 +152,13 @@ class _SequenceTrial(Trial):
 
 def _differences(told: Sequence[Mapping[str, Any]], values: Sequence[Value]) -> list[str]:
     """Return how the tensors of the protocol's metadata differ from those of a file."""
-    served = {t["name"]: (t["datatype"], tuple(t["shape"])) for t in told}
-    ours = {
-        value.name: (
-            np_to_triton_dtype(value.dtype),
-            tuple(axis if isinstance(axis, int) else -1 for axis in value.shape),
-        )
-        for value in values
-    }
+    served, ours = (
+        {t["name"]: f"{t['datatype']} {[*t['shape']]}" for t in tensors}
+        for tensors in (told, [value.described() for value in values])
+    )
     return [
-        f"{name} is served as {_words(served.get(name))}, the file has {_words(ours.get(name))}"
+        f"{name} is served as {served.get(name, 'nothing')}, the file has "
+        f"{ours.get(name, 'nothing')}"
         for name in sorted(served.keys() | ours.keys())
         if served.get(name) != ours.get(name)
     ]
-
-
-def _words(tensor: tuple[str, tuple[int, ...]] | None) -> str:
-    return "nothing" if tensor is None else f"{tensor[0]} {list(tensor[1])}"
