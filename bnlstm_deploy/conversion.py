@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.checkpoint import load
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting import export
-from bnlstm_deploy.exporting.export import check_destination
 from bnlstm_deploy.verification import Report, record, sample_like, verify
 
 if TYPE_CHECKING:
@@ -44,14 +43,19 @@ def convert(
 
     Raises:
         VerificationError: The check fails; there is no file then.
-        ExportError: The file exists, or the model cannot be exported.
+        InputError: The file exists, is the checkpoint, or cannot be written.
+        ExportError: The model cannot be exported.
         FoldError: Statistics or weights cannot be folded.
         CheckpointError: The checkpoint cannot be read, or fits no layout.
     """
     output = Path(output)
-    check_destination(output, force=force)
-    model = load(checkpoint) if isinstance(checkpoint, str | Path) else checkpoint
-    with replacing(output) as temporary:
+    if isinstance(checkpoint, str | Path):
+        check_writable(output, force=force, inputs=(Path(checkpoint),))
+        model: nn.Module = load(checkpoint)
+    else:
+        check_writable(output, force=force)
+        model = checkpoint
+    with replacing(output, force=force) as temporary:
         export(model, temporary, inputs, force=True, **options)
         sample = None if inputs is None else sample_like(model, inputs)
         report = verify(model, temporary, sample=sample, search_seconds=0, progress=progress)

@@ -19,6 +19,8 @@ A message states what was wrong, the value seen, and the remedy. `InputError` is
 exceptions catch them.
 """
 
+import re
+
 __all__ = [
     "BnlstmError",
     "CheckpointError",
@@ -36,8 +38,17 @@ __all__ = [
 ]
 
 
+LONG_WORD, LONG_TEXT = 200, 5000
+"""Characters of a word, and of a message, that are passed on: both may come from a file."""
+
+
 class BnlstmError(Exception):
     """The base of every error that bnlstm_deploy raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message, without the rest of values that are huge."""
+        text = re.sub(rf"(\S{{{LONG_WORD}}})\S+", r"\1...", super().__str__())
+        return text if len(text) <= LONG_TEXT else f"{text[:LONG_TEXT]}..."
 
 
 class CheckpointError(BnlstmError):

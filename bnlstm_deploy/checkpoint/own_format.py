@@ -1,6 +1,7 @@
 """Native checkpoints: a folder with config.json and model.safetensors."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.atomic import check_free, check_other, replacing
 from bnlstm_deploy.checkpoint.read import read_tensors
 from bnlstm_deploy.codec import read_json
-from bnlstm_deploy.errors import BnlstmError, CheckpointError
+from bnlstm_deploy.errors import BnlstmError, CheckpointError, InputError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel, NormPath, Pooling
 
 CONFIG = "config.json"
@@ -68,11 +69,17 @@ def save_checkpoint(
     """Write `config.json` and `model.safetensors` into `folder`, which is created if need be.
 
     Raises:
-        CheckpointError: The folder holds a checkpoint already and `force` is not set.
+        InputError: The folder holds a checkpoint already and `force` is not set, or cannot be made.
     """
     folder = Path(folder)
     check_folder(folder, force=force)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made ({error.strerror}); choose a folder inside of one that may "
+            "be written to"
+        ) from error
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
     layers = _Layers(**{field.name: getattr(rnn, field.name) for field in fields(_Layers)})
     head = None
@@ -80,19 +87,28 @@ def save_checkpoint(
         head = _Head(model.head.out_features, model.pooling)
     config = asdict(_Config(FORMAT_VERSION, MODEL_TYPE, layers, head))
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    with replacing(folder / WEIGHTS) as temporary:
+    with replacing(folder / WEIGHTS, force=force) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors))
-    with replacing(folder / CONFIG) as temporary:
+    with replacing(folder / CONFIG, force=force) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def check_folder(folder: Path, *, force: bool) -> None:
-    """Raise CheckpointError if a folder holds a checkpoint already, unless `force` is set."""
-    for name in (CONFIG, WEIGHTS):
-        if (folder / name).exists() and not force:
-            raise CheckpointError(f"{folder / name} exists; choose another folder, or set force")
-    if folder.is_file():
-        raise CheckpointError(f"{folder} is a file; choose a folder")
+def check_folder(folder: Path, *, force: bool, inputs: Iterable[Path | None] = ()) -> None:
+    """Check that a checkpoint may be written into a folder.
+
+    Args:
+        folder: The folder, there or not.
+        force: Whether a checkpoint in it is replaced.
+        inputs: What the work reads whose result it is.
+
+    Raises:
+        InputError: It holds a checkpoint already, or what is read; or it is no folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is no folder; choose one, there or not")
+    for path in (folder / CONFIG, folder / WEIGHTS):
+        check_free(path, force=force)
+        check_other(path, inputs)
 
 
 def load_native(path: Path, config: Path | None = None) -> BNLSTM | BNLSTMModel:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.atomic import check_writable, replacing
+from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.options import JsonReport, Model, Running
 from bnlstm_deploy.errors import InputError
 
@@ -41,7 +41,9 @@ def bench(
 
     Example: bnlstm-deploy bench digits.onnx -b 1 -b 32 -t 64
     """
-    console = Console()
+    console = make_console()
+    if json_report is not None:
+        check_writable(json_report, force=True, inputs=(model,))
     session = running.open(model)
     batches = batch_size or [1, 32]
     lengths = length or [session.metadata.length or session.metadata.steps]

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.atomic import check_writable, replacing
+from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import load
 from bnlstm_deploy.cli.options import Force, OptionalCheckpoint, OwnModel, Reading
 from bnlstm_deploy.errors import InputError
@@ -118,19 +119,19 @@ def convert(
     """
     from bnlstm_deploy.cli.verify import run_check, show
     from bnlstm_deploy.exporting import export
-    from bnlstm_deploy.exporting.export import DTYPES, check_destination
+    from bnlstm_deploy.exporting.export import DTYPES
     from bnlstm_deploy.verification import record
 
-    console = Console()
+    console = make_console()
     dtypes = {str(known).removeprefix("torch."): known for known in DTYPES}
     files = _files(output, length or [])
     for path in files:
-        check_destination(path, force=force)
+        check_writable(path, force=force, inputs=(checkpoint, check, *reading.files, own.inputs))
     loaded = load(console, checkpoint, reading, own)
     if check is not None:
         _check_recording(console, loaded.model, loaded.imported, check)
     for path, time in files.items():
-        with replacing(path) as temporary:
+        with replacing(path, force=force) as temporary:
             with console.status("Folding and exporting"):
                 metadata = export(
                     loaded.model,
@@ -154,10 +155,10 @@ def convert(
                     raise typer.Exit(1)
                 record(report, temporary)
         console.print(
-            f"Wrote [bold]{path}[/bold]: {path.stat().st_size / 1e6:.2f} MB, {metadata.dtype}, "
+            f"Wrote {path}: {path.stat().st_size / 1e6:.2f} MB, {metadata.dtype}, "
             f"form {metadata.form}, {metadata.folding}, {metadata.steps} steps of statistics"
         )
-        console.print(f"Form {metadata.form}: {metadata.reason}", markup=False, highlight=False)
+        console.print(f"Form {metadata.form}: {metadata.reason}")
 
 
 def _files(output: Path, lengths: list[int]) -> dict[Path, int | None]:
@@ -186,9 +187,9 @@ def _check_recording(
     with console.status("Comparing with the recording"):
         agreement = compare_recording(model, recording)
     if agreement.holds:
-        console.print(f"[green]matches {path}[/green]: {agreement}", highlight=False)
+        console.print(f"matches {path}: {agreement}", style="green")
         return
-    console.print(f"[red]does not match {path}[/red]: {agreement}", highlight=False)
+    console.print(f"does not match {path}: {agreement}", style="red")
     if imported is not None:
         _explain(console, model, imported, path)
     raise typer.Exit(1)
@@ -222,7 +223,7 @@ def _explain(
     if imported.layout == shipped_layouts().get(name):
         remedy = f"bnlstm-deploy layouts show {name} > mine.toml, say so in it, --layout mine.toml"
     console.print(
-        f"[bold]It matches with {' and '.join(fit.reading.changes)}[/bold] ({fit.agreement}). "
+        f"It matches with {' and '.join(fit.reading.changes)} ({fit.agreement}). "
         f"Nothing was changed; to convert it so: {remedy}",
-        highlight=False,
+        style="bold",
     )

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from bnlstm_deploy.atomic import check_free, replacing
+from bnlstm_deploy.atomic import check_free_folder, check_writable, replacing
+from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.deploy_ray import ray
 from bnlstm_deploy.cli.options import Force, Model, Native, Threads, grouped
 from bnlstm_deploy.deploy.names import check_name
@@ -163,12 +162,13 @@ def triton(
         else:
             _save_batch_first(model, destination, interface)
 
+    check_free_folder(repository / name, force=force, inputs=(model,))
     folder = write_repository(
         repository, fields, interface, save, library=kernel.library, force=force
     )
     kind = "streams" if sequence else "whole sequences"
-    how = f"{chosen.backend} backend: {kind}, {escape(str(kernel))}"
-    Console().print(f"Wrote [bold]{folder}[/bold] for Triton's {how}")
+    how = f"{chosen.backend} backend: {kind}, {kernel}"
+    make_console().print(f"Wrote {folder} for Triton's {how}")
 
 
 @dataclass(frozen=True)
@@ -232,11 +232,10 @@ def kserve(
     if output is None:
         typer.echo(manifest(service), nl=False)
         return
-    check_free(output, force=force)
-    with replacing(output) as temporary:
+    check_writable(output, force=force, inputs=(model,))
+    with replacing(output, force=force) as temporary:
         temporary.write_text(manifest(service), encoding="utf-8")
-    kernel = escape(str(session.native))
-    Console().print(f"Wrote [bold]{output}[/bold]; on a CPU like this one: {kernel}")
+    make_console().print(f"Wrote {output}; on a CPU like this one: {session.native}")
 
 
 def _save_batch_first(model: Path, destination: Path, interface: "Interface") -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from bnlstm_deploy.atomic import check_free
+from bnlstm_deploy.atomic import check_writable
+from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.options import Force, Running, ServerLimits, split
 from bnlstm_deploy.deploy.names import check_name
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
@@ -88,7 +88,8 @@ def ray(
         )
     wanted = split(running.providers)
     here = address is None and output is None  # the nodes of a cluster may have other providers
-    for entry in find(models):  # what cannot be used is refused here, not in the cluster
+    entries = find(models)
+    for entry in entries:  # what cannot be used is refused here, not in the cluster
         Session(entry.path, providers=wanted if here else ("cpu",), native=running.native)
     options = Options(
         models=[absolute(model) for model in models],
@@ -104,9 +105,9 @@ def ray(
         gpus=gpus,
     )
     if output is not None:
-        check_free(output, force=force)
-        write(config(options, name=name, host=host, port=http_port), output)
-        Console().print(f"Wrote [bold]{output}[/bold]")
+        check_writable(output, force=force, inputs=(*(entry.path for entry in entries), token_file))
+        write(config(options, name=name, host=host, port=http_port), output, force=force)
+        make_console().print(f"Wrote {output}")
         return
     if address is None:
         _check_port(host, http_port)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import load
 from bnlstm_deploy.cli.options import Reading
 from bnlstm_deploy.errors import RuntimeSessionError
@@ -38,12 +38,12 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
-    console = Console()
+    console = make_console()
     warnings = facts.pop("warnings", [])
     for title, content in facts.items():
         console.print(_table(title, content))
     for warning in warnings:
-        console.print(f"[yellow]warning: {warning}[/yellow]")
+        console.print(f"warning: {warning}", style="yellow")
 
 
 def _session(path: Path) -> "Session":
@@ -98,7 +98,7 @@ def _checkpoint(path: Path, reading: Reading) -> dict[str, Any]:
     from bnlstm_deploy.folding.health import warnings
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 
-    model, imported, _ = load(Console(quiet=True), path, reading)
+    model, imported, _ = load(make_console(quiet=True), path, reading)
     assert isinstance(model, BNLSTM | BNLSTMModel)
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
     head = f"{model.head}, {model.pooling}" if isinstance(model, BNLSTMModel) else "none"

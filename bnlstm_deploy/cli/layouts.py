@@ -3,8 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from bnlstm_deploy.cli.console import make_console
 
 layouts = typer.Typer(
     name="layouts",
@@ -33,7 +34,7 @@ def list_layouts(context: typer.Context) -> None:
             layout.weights.gates,
             ", ".join(f"{value:g}" for value in eps),
         )
-    Console().print(table)
+    make_console().print(table)
 
 
 @layouts.command("show", no_args_is_help=True)

@@ -52,12 +52,10 @@ def load(
         del options["config"]
         imported = room.import_checkpoint(checkpoint, **options)
     for note in imported.notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
     console.print(
         f"assumed, since no key tells: {'; '.join(imported.assumptions)}",
         style="yellow",
-        markup=False,
-        highlight=False,
     )
     return Loaded(imported.model, imported)
 

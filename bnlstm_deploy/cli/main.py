@@ -3,9 +3,9 @@
 import sys
 
 import typer
-from rich.console import Console
 
 from bnlstm_deploy.cli.bench import bench
+from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.convert import convert
 from bnlstm_deploy.cli.deploy import deploy
 from bnlstm_deploy.cli.inspect import inspect
@@ -55,7 +55,5 @@ def main() -> None:
     try:
         app()
     except (BnlstmError, OSError) as error:
-        Console(stderr=True).print(
-            f"error: {error}", style="bold red", markup=False, highlight=False, soft_wrap=True
-        )
+        make_console(stderr=True).print(f"error: {error}", style="bold red", soft_wrap=True)
         sys.exit(BAD_INPUT)

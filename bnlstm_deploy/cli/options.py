@@ -107,6 +107,11 @@ class Reading:
         ),
     ] = False
 
+    @property
+    def files(self) -> "tuple[Path | None, ...]":
+        """The files that are read beside the checkpoint."""
+        return self.config, None if self.layout is None else Path(self.layout)
+
 
 @dataclass(frozen=True)
 class OwnModel:

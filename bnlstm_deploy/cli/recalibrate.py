@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
+from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import load
 from bnlstm_deploy.cli.options import Checkpoint, Force, Reading
 from bnlstm_deploy.errors import InputError
@@ -57,8 +57,8 @@ def recalibrate(
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
     from bnlstm_deploy.nn import recalibrate as estimate
 
-    console = Console()
-    check_folder(output, force=force)
+    console = make_console()
+    check_folder(output, force=force, inputs=(checkpoint, data, *reading.files))
     arrays = _read(data, lengths=lengths)
     model = load(console, checkpoint, reading).model
     assert isinstance(model, BNLSTM | BNLSTMModel)
@@ -80,9 +80,9 @@ def recalibrate(
 
     estimate(rnn, batches())
     save_checkpoint(model, output, force=force)
-    console.print(f"Wrote [bold]{output}[/bold]: statistics of {len(sequences)} sequences")
+    console.print(f"Wrote {output}: statistics of {len(sequences)} sequences")
     for warning in warnings(rnn):
-        console.print(f"[yellow]warning: {warning}[/yellow]")
+        console.print(f"warning: {warning}", style="yellow")
 
 
 def _read(path: Path, *, lengths: bool) -> tuple[NDArray[np.floating], NDArray[np.integer] | None]:

@@ -6,9 +6,9 @@ from typing import Annotated
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
 
 from bnlstm_deploy.atomic import check_writable, replacing
+from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.options import Force, Model, Running
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import CARRIED
@@ -44,16 +44,16 @@ def run(
     """
     if output.suffix != ".npz":
         raise InputError(f"--output is {output}; arrays are written as .npz, so name it so")
-    check_writable(output, force=force)
+    check_writable(output, force=force, inputs=(model, input, state))
     session = running.open(model)
     feeds = read_npz(input, session.inputs[0].name)
     if state is not None:
         feeds |= _continued(read_npz(state, ""))
     results = session.run(feeds)
-    with replacing(output) as temporary, temporary.open("wb") as file:
+    with replacing(output, force=force) as temporary, temporary.open("wb") as file:
         np.savez(file, **results)  # type: ignore[arg-type]
     shapes = ", ".join(f"{name} {array.shape}" for name, array in results.items())
-    Console().print(f"Wrote [bold]{output}[/bold]: {shapes}")
+    make_console().print(f"Wrote {output}: {shapes}")
 
 
 def _continued(results: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

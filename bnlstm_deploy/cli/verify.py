@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from bnlstm_deploy.atomic import check_writable, replacing
+from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import Loaded, load
 from bnlstm_deploy.cli.options import (
     JsonReport,
@@ -94,10 +95,11 @@ def verify(
 
     Example: bnlstm-deploy verify models/permuted-digits digits.onnx
     """
-    console = Console()
+    console = make_console()
     for path in (html, json_report):
         if path is not None:
-            check_writable(path)
+            inputs = (checkpoint, model, recheck, own.inputs, *reading.files, *(data or ()))
+            check_writable(path, force=True, inputs=inputs)
     if html is not None:  # if an extra is missing, say so before the work and not after
         from bnlstm_deploy.verification.reporting.html import write_html
     if recheck is not None:
@@ -165,42 +167,47 @@ def show(console: Console, report: "Report") -> None:
     stages.add_column(no_wrap=True)
     stages.add_column(overflow="fold")
     for stage in report.stages:
-        verdict = "[green]passed[/green]" if stage.passed else "[bold red]failed[/bold red]"
+        verdict = Text("passed", "green") if stage.passed else Text("failed", "bold red")
         stages.add_row(stage.name, verdict, stage.detail)
     console.print(stages)
     if report.metadata.merge_tolerance > 0:
         console.print(
-            f"[yellow]Merging rows of statistics (tolerance {report.metadata.merge_tolerance:g}) "
-            f"changes outputs by up to {report.merge_error:.1e}, measured in float64 on these "
-            "cases. The graph is judged against the merged model.[/yellow]"
+            f"Merging rows of statistics (tolerance {report.metadata.merge_tolerance:g}) changes "
+            f"outputs by up to {report.merge_error:.1e}, measured in float64 on these cases. The "
+            "graph is judged against the merged model.",
+            style="yellow",
         )
     if report.no_native:
         console.print(
-            f"[yellow]The native kernel was not checked, the file's function body alone: "
-            f"{escape(report.no_native)}.[/yellow]"
+            "The native kernel was not checked, the file's function body alone: "
+            f"{report.no_native}.",
+            style="yellow",
         )
     for words in report.not_checked:
-        console.print(f"[yellow]Not checked: {escape(words)}.[/yellow]")
+        console.print(f"Not checked: {words}.", style="yellow")
     chaotic = sorted({c.time for c in report.precision if report.chaotic(c)})
     if chaotic:
         console.print(
-            f"[yellow]At T = {', '.join(map(str, chaotic))} the training model's own float32 "
-            "output is noise, off by more than 1 %: it amplifies rounding exponentially. Float64 "
-            "is not judged there.[/yellow]"
+            f"At T = {', '.join(map(str, chaotic))} the training model's own float32 output is "
+            "noise, off by more than 1 %: it amplifies rounding exponentially. Float64 is not "
+            "judged there.",
+            style="yellow",
         )
     for failure in report.failures[:SHOWN_FAILURES]:
         where = f" on {failure.backend}" if failure.provider else ""
         console.print(
-            f"[red]{failure.value} at {failure.case}{where}: error {failure.error:.1e}, "
-            f"allowed {report.budget(failure):.1e}[/red]"
+            f"{failure.value} at {failure.case}{where}: error {failure.error:.1e}, "
+            f"allowed {report.budget(failure):.1e}",
+            style="red",
         )
     hidden = len(report.failures) - SHOWN_FAILURES
     if hidden > 0:
-        console.print(f"[red]and {hidden} more[/red]")
+        console.print(f"and {hidden} more", style="red")
     if report.diagnosis is not None:
-        console.print("[bold]Diagnosis[/bold]")
-        console.print(report.diagnosis["summary"], markup=False, highlight=False)
-    console.print("[bold green]PASSED" if report.passed else "[bold red]FAILED")
+        console.print("Diagnosis", style="bold")
+        console.print(report.diagnosis["summary"])
+    verdict = Text("PASSED", "bold green") if report.passed else Text("FAILED", "bold red")
+    console.print(verdict)
 
 
 def _errors(report: "Report") -> Table:

@@ -88,7 +88,11 @@ def absolute(argument: str) -> str:
     return str(Path(argument).resolve())
 
 
-def write(content: dict[str, Any], path: Path) -> None:
-    """Write a config file as JSON, which is YAML."""
-    with replacing(path) as temporary:
+def write(content: dict[str, Any], path: Path, *, force: bool = False) -> None:
+    """Write a config file as JSON, which is YAML.
+
+    Raises:
+        InputError: It exists and `force` is not set, or cannot be written.
+    """
+    with replacing(path, force=force) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

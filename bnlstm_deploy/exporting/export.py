@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from bnlstm_deploy.atomic import replacing
+from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.checkpoint.digest import state_sha256
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting.choose import AUTO, CPU, Request, summarize
@@ -107,13 +107,13 @@ def export(
         The metadata that was written into the file.
 
     Raises:
-        ExportError: The file exists, `model` holds no BNLSTM or cannot be exported, an argument
-            is out of range, the form is not exact for a layer, or an axis that must be dynamic
-            came out fixed.
+        ExportError: `model` holds no BNLSTM or cannot be exported, an argument is out of range,
+            the form is not exact for a layer, or an axis that must be dynamic came out fixed.
+        InputError: The file exists, or cannot be written.
         FoldError: Statistics or weights cannot be folded, or the tolerance is negative.
     """
     path = Path(path)
-    check_destination(path, force=force)
+    check_writable(path, force=force)
     if dtype not in DTYPES:
         raise ExportError(f"dtype is {dtype}; pass one of {', '.join(map(str, DTYPES))}")
     if opset not in OPSETS:
@@ -172,7 +172,7 @@ def export(
     graph = _trace(flat, [*own, *state], results, opset)
     defaults = {i.name: i.default for i in state if i.default is not None}
     proto = finish(graph, metadata, defaults)
-    with replacing(path) as temporary:
+    with replacing(path, force=force) as temporary:
         temporary.write_bytes(proto.SerializeToString())
     return metadata
 
@@ -191,18 +191,6 @@ def fold_layers(model: nn.Module, dtype: torch.dtype, merge_tolerance: float = 0
             replacement = FoldedBNLSTM(module, dtype, merge_tolerance=merge_tolerance)
             folded.set_submodule(name, replacement.eval())
     return folded
-
-
-def check_destination(path: Path, *, force: bool) -> None:
-    """Check that a file may be written to `path`.
-
-    Raises:
-        ExportError: It exists and `force` is not set, or its folder does not exist.
-    """
-    if path.exists() and not force:
-        raise ExportError(f"{path} exists; choose another name, or replace it by force")
-    if not path.parent.is_dir():
-        raise ExportError(f"the folder {path.parent} does not exist; create it first")
 
 
 def _with_streams(entry: RecurrentLayers, module: FoldedBNLSTM) -> RecurrentLayers:

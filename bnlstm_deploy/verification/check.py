@@ -15,7 +15,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from bnlstm_deploy.atomic import check_free
+from bnlstm_deploy.atomic import check_free_folder
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.errors import BnlstmError, InputError, RuntimeSessionError, VerificationError
 from bnlstm_deploy.exporting.lifted import recurrent_layers
@@ -140,7 +140,7 @@ def verify(
             "provider and no bundle, which reruns a file and not a server"
         )
     if bundle is not None:
-        check_free(Path(bundle))
+        check_free_folder(Path(bundle))
     show = progress or (lambda stage, done, total: None)
     with (
         _few_threads(model),

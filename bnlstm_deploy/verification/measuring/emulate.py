@@ -6,7 +6,6 @@ what a CPU has.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bnlstm_deploy.atomic import scratch
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.runtime.providers import Provider
 
@@ -49,8 +49,8 @@ def runnable(path: Path, providers: Sequence[Provider]) -> Iterator[Path]:
             f"the providers are {sorted(names)} for a bfloat16 graph, which is emulated on the "
             "cpu; check it on one provider at a time"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
+    with scratch() as folder:
+        copy = folder / path.name
         onnx.save(emulated(onnx.load(path)), copy)
         yield copy
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from bnlstm_deploy.atomic import scratch
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.kernel import VARIABLE, choosing, instruction_sets
 from bnlstm_deploy.runtime.providers import Provider
@@ -81,7 +81,7 @@ def opening_copies(*, isolated: bool) -> Iterator[Callable[[ModelProto], Graph]]
         isolated: Whether each runs in a process of its own.
     """
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = stack.enter_context(scratch())
 
         def open_copy(proto: ModelProto) -> Graph:
             path = folder / "copy.onnx"

@@ -69,6 +69,7 @@ class GraphProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            process_group=0 if os.name == "posix" else None,  # an interrupt is for this process
         )
         self._send((str(path), provider, instruction_set is not None))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from bnlstm_deploy.atomic import check_free, replacing_folder
+from bnlstm_deploy.atomic import check_free_folder, replacing_folder
 from bnlstm_deploy.native import library_path
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
@@ -60,7 +60,7 @@ def write_bundle(
         RuntimeSessionError: The file cannot be loaded.
     """
     folder, path = Path(folder), Path(path)
-    check_free(folder)
+    check_free_folder(folder)
     graph = Session(path, providers=providers, native=False)
     library = None if instruction_set is None else library_path()
     native = {"library": library and library.name, "instruction_set": instruction_set}

@@ -25,7 +25,7 @@ def record(report: Report, path: str | Path) -> Report:
     """
     if not report.passed:
         raise VerificationError("the check failed; only one that passed is written into the file")
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays one
     proto = onnx.load(path)
     kept = [entry for entry in proto.metadata_props if not entry.key.startswith(VERIFIED)]
     del proto.metadata_props[:]
