@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bnlstm_deploy.checkpoint.construct import build
 from bnlstm_deploy.checkpoint.layout import GATES, Layout
-from bnlstm_deploy.checkpoint.match import Match
+from bnlstm_deploy.checkpoint.match import Match, keys_of
 from bnlstm_deploy.checkpoint.recorded import Agreement, Array, Recording, compare, time_major
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
@@ -54,8 +54,9 @@ def find_fit(
     """Search the known ambiguities for a reading of a checkpoint that meets a recording.
 
     Tried are gate orders, interleaved gates, transposed input weights, eps, a forget bias at run
-    time, cell normalizations that are stored and not applied, and normalizations shared by both
-    directions; one change first, then up to three at once.
+    time, biases inside and outside of normalizations, cell normalizations that are stored and not
+    applied, and normalizations shared by both directions; one change first, then up to three at
+    once.
 
     Args:
         found: The checkpoint as its layout reads it, which does not meet the recording.
@@ -108,6 +109,17 @@ def _kinds(start: Reading) -> list[list[Change]]:
             if bias != layout.bias.forget
         ],
         [(f"gates {together}", _weights(interleaved=not weights.interleaved))],
+    ]
+    kinds += [
+        [
+            (
+                f"the {path} bias {'outside' if path in layout.bias.inside else 'inside'} its "
+                "normalization",
+                _move_bias(path),
+            )
+        ]
+        for path, keys in (("input", layout.bias.keys), ("hidden", layout.bias.hidden))
+        if keys and start.match.has(path)
     ]
     cell = layout.normalization.get("cell")
     if cell is not None and start.match.has("cell"):
@@ -193,6 +205,16 @@ def _forget(bias: float) -> Callable[[Reading], Reading]:
     return change
 
 
+def _move_bias(path: str) -> Callable[[Reading], Reading]:
+    def change(reading: Reading) -> Reading:
+        layout = reading.match.layout
+        inside = {*layout.bias.inside} ^ {path}
+        moved = replace(layout.bias, inside=tuple(sorted(inside)))  # type: ignore[arg-type]
+        return _with_layout(reading, replace(layout, bias=moved))
+
+    return change
+
+
 def _apply_cell(reading: Reading) -> Reading:
     norms = dict(reading.match.layout.normalization)
     norms["cell"] = replace(norms["cell"], applied=not norms["cell"].applied)
@@ -223,7 +245,7 @@ def _with_layout(reading: Reading, layout: Layout) -> Reading:
 def _inputs(reading: Reading) -> list[str]:
     """Return the keys of the input weights."""
     places = reading.match.keys["weights.input"].values()
-    return [reading.match.prefix + key for steps in places for key in steps.values()]
+    return [reading.match.prefix + key for steps in places for key in keys_of(steps)]
 
 
 def _all_eps(layout: Layout) -> set[float]:

@@ -11,13 +11,16 @@ from typing import Literal
 
 from bnlstm_deploy.nn import NormPath
 
-PLACEHOLDERS = ("layer", "direction", "step", "norm")
+PLACEHOLDERS = ("layer", "direction", "step", "norm", "gate")
 
 NORM_PATTERNS = ("mean", "var", "std", "gamma", "beta", "count")
 """The fields of a normalization that are patterns of keys."""
 
 GATES = "ifgo"
 """Letters of the gates, in the order of torch: input, forget, cell, output."""
+
+CELL_LETTERS = "acjuz"
+"""Other letters for g, the cell's candidate."""
 
 REFUSED = {
     "batch_statistics": "it normalizes with the statistics of the batch at test time, so that a "
@@ -42,10 +45,18 @@ class Weights:
     input: Keys
     hidden: Keys
     gates: str
+    """Their order, in the letters of `GATES`."""
+    gate_names: tuple[str, ...] = ()
+    """What {gate} stands for, in that order; the letters as they were written by default."""
     orientation: Literal["in_out", "out_in"] | None = None
     """(D, 4H), as in x @ W; or (4H, D), as in torch.nn.LSTM. None: the hidden weight tells."""
     interleaved: bool = False
     """Whether the four gates of a unit lie together, instead of the units of a gate."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What {gate} stands for, in the order of `gates`."""
+        return self.gate_names or tuple(self.gates)
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,11 @@ class Bias:
 
     keys: Keys = ()
     """All are added up; these are no alternatives."""
-    inside: Literal["input"] | None = None
-    """`input`: BN(W_x x + b). None: after the normalizations."""
+    hidden: Keys = ()
+    """Likewise, those of the hidden product W_h h + b, where it has its own."""
+    inside: tuple[Literal["input", "hidden"], ...] = ()
+    """`input`: BN(W_x x + b), of `keys`. `hidden`: BN(W_h h + b), of `hidden`. Others are added
+    after the normalizations."""
     forget: float = 0.0
     """Added to the forget gate at run time."""
 

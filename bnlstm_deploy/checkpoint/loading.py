@@ -117,7 +117,8 @@ def import_checkpoint(
     rnn = build(found, container.tensors, batch_first=batch_first)
     notes = [f"{path.name}: layout {found.layout.name}, {found.layout.title}"]
     if container.nested:
-        notes.append(f"nested under {container.nested!r}")
+        beside = f"; not read: {', '.join(map(repr, container.others))}" if container.others else ""
+        notes.append(f"nested under {container.nested!r}{beside}")
     if found.prefix:
         notes.append(f"prefix {found.prefix!r}")
     model: BNLSTM | BNLSTMModel = rnn
@@ -208,7 +209,7 @@ def _only_match(tensors: Mapping[str, Tensor], prefix: str | None) -> Match:
             f"the checkpoint matches several layouts: {names}. Choose one as its layout; "
             "a recorded input and output tell which (compare_recording, convert --check)"
         )
-    near = sorted(matches, key=lambda m: (not m.num_layers, len(m.missing) + len(m.unknown)))
+    near = sorted(matches, key=lambda m: (not m.num_layers, m.distance))
     if several and not near[0].num_layers:
         raise several[0]
     near = [m for m in near if m.num_layers] or near

@@ -1,5 +1,6 @@
 """Which keys of a checkpoint play which role in a layout."""
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,8 +17,14 @@ WRAPPERS = ("module", "model", "net", "_orig_mod")
 Place = tuple[int | None, str | None]
 """A layer, from 0, and what {direction} stands for; None where a key says neither."""
 
-Steps = dict[int | None, str]
+Gates = dict[str | None, str]
+"""Keys by what {gate} stands for; under None where the key has none."""
+
+Steps = dict[int | None, Gates]
 """Keys by step; under None where the key has no {step}."""
+
+NUMBER = "[0-9]{1,9}"
+"""A layer or a step."""
 
 MOST_SHOWN = 8
 
@@ -42,10 +49,14 @@ class Match:
     refused: list[str] = field(default_factory=list)
     """Keys of what cannot be converted, with the reason's name in front: `peepholes: w_f_diag`."""
 
+    several: list[str] = field(default_factory=list)
+    """Keys of alternatives of which another is there, too."""
+
     @property
     def complete(self) -> bool:
         """Whether all keys are there and none within the layers is unknown."""
-        return self.num_layers > 0 and not self.missing and not self.unknown
+        wrong = self.missing or self.unknown or self.several
+        return self.num_layers > 0 and not wrong
 
     def get(self, role: str, place: Place) -> Steps:
         """Return the keys of a role in a layer and direction; empty if it has none there."""
@@ -64,14 +75,31 @@ class Match:
             for direction in self.directions:
                 yield layer, direction
 
+    @property
+    def distance(self) -> float:
+        """From 0, everything fits, to 1, nothing does."""
+        fitting = sum(len(keys_of(s)) for places in self.keys.values() for s in places.values())
+        wrong = len(self.missing) + len(self.unknown)
+        return wrong / (wrong + fitting) if wrong else 0.0
+
     def problems(self) -> str:
         """Return what does not fit, in words."""
         parts = []
+        if self.several:
+            parts.append(
+                f"alternatives that are both there: {shortened(self.several)} (an array a gate is "
+                "one pattern, with {gate})"
+            )
         if self.missing:
             parts.append(f"missing: {shortened(list(self.missing))}")
         if self.unknown:
             parts.append(f"left over: {shortened(self.unknown)}")
         return "; ".join(parts)
+
+
+def keys_of(steps: Steps) -> list[str]:
+    """Return all keys of a role in a layer and direction, those of a step together."""
+    return [key for gates in steps.values() for key in gates.values()]
 
 
 def shortened(names: list[str]) -> str:
@@ -107,20 +135,27 @@ def match(layout: Layout, tensors: Mapping[str, Tensor], prefix: str | None = No
         result.missing = {_example(layout, layout.weights.hidden): "weights.hidden"}
         return result
     ((result.prefix, places),) = anchors.items()
-    result.num_layers = 1 + max(layer or 0 for layer, _ in places)
+    layers = {layer or 0 for layer, _ in places}
+    result.num_layers = 1 + max(layers)
+    if result.num_layers > len(layers):  # there is no end to those that may be missing
+        gap = next(layer for layer in itertools.count() if layer not in layers)
+        result.missing = {
+            result.prefix + _example(layout, layout.weights.hidden, (gap, None)): "weights.hidden"
+        }
+        return result
     last = max(0 if name is None else layout.directions.index(name) for _, name in places)
     result.directions = layout.directions[: last + 1]
     own = [key.removeprefix(result.prefix) for key in keys if key.startswith(result.prefix)]
     for role, (patterns, norm) in roles(layout).items():
+        found, several = _collect(layout, patterns, norm, own)
+        result.several += several
         result.keys[role] = {
             place: steps
-            for place, steps in _collect(layout, patterns, norm, own).items()
+            for place, steps in found.items()
             if 0 <= (place[0] or 0) < result.num_layers
         }
     result.missing = dict(_missing(result))
-    known = {
-        k for places in result.keys.values() for steps in places.values() for k in steps.values()
-    }
+    known = {k for places in result.keys.values() for s in places.values() for k in keys_of(s)}
     for reason, signs in layout.refuse.items():
         given_away = [] if isinstance(signs, bool) else _plain(layout, signs, own)
         result.refused += [f"{reason}: {key}" for key in given_away]
@@ -138,8 +173,8 @@ def roles(layout: Layout) -> dict[str, tuple[Keys, str]]:
         "state.h": (layout.state.h, ""),
         "state.c": (layout.state.c, ""),
     }
-    for number, pattern in enumerate(layout.bias.keys):
-        table[f"bias.{number}"] = ((pattern,), "")
+    for role, keys in (("bias", layout.bias.keys), ("hidden_bias", layout.bias.hidden)):
+        table |= {f"{role}.{number}": ((pattern,), "") for number, pattern in enumerate(keys)}
     for path, norm in layout.normalization.items():
         for role in NORM_PATTERNS:
             table[f"{path}.{role}"] = (getattr(norm, role), norm.norm)
@@ -156,28 +191,36 @@ def _anchors(layout: Layout, keys: list[str]) -> dict[str, set[Place]]:
     return found
 
 
-def _collect(layout: Layout, patterns: Keys, norm: str, keys: list[str]) -> dict[Place, Steps]:
-    """Return the keys that match, by layer and direction; the first alternative wins."""
-    found: dict[Place, Steps] = defaultdict(dict)
+def _collect(
+    layout: Layout, patterns: Keys, norm: str, keys: list[str]
+) -> tuple[dict[Place, Steps], list[str]]:
+    """Return the keys that match, by layer and direction, and those that others stand in for."""
+    found: dict[Place, Steps] = defaultdict(lambda: defaultdict(dict))
+    several: list[str] = []
     for pattern in patterns:
         regex = re.compile(_regex(layout, pattern, norm))
         for hit in filter(None, map(regex.fullmatch, keys)):
-            step = hit.groupdict().get("step")
-            found[_place(layout, hit)].setdefault(None if step is None else int(step), hit[0])
-    return found
+            groups = hit.groupdict()
+            step = groups.get("step")
+            gates = found[_place(layout, hit)][None if step is None else int(step)]
+            if gates.setdefault(groups.get("gate"), hit[0]) != hit[0]:
+                several.append(hit[0])
+    return {place: dict(steps) for place, steps in found.items()}, several
 
 
 def _plain(layout: Layout, patterns: Keys, keys: list[str]) -> list[str]:
     """Return all keys that match any of the patterns."""
-    found = [_collect(layout, (pattern,), "", keys).values() for pattern in patterns]
-    return [key for places in found for steps in places for key in steps.values()]
+    expressions = [re.compile(_regex(layout, pattern, "")) for pattern in patterns]
+    return [key for regex in expressions for key in keys if regex.fullmatch(key)]
 
 
 def _regex(layout: Layout, pattern: str, norm: str) -> str:
     """Return the regular expression of a pattern; what occurs twice must be the same twice."""
-    names = "|".join(re.escape(name) for name in sorted(layout.directions, key=len, reverse=True))
-    expressions = {"layer": r"\d+", "step": r"\d+", "direction": names}
-    parts = re.split(r"\{(layer|step|direction|norm)\}", pattern.removesuffix("?"))
+    expressions = {"layer": NUMBER, "step": NUMBER} | {
+        kind: "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+        for kind, names in (("direction", layout.directions), ("gate", layout.weights.names))
+    }
+    parts = re.split(r"\{(layer|step|direction|norm|gate)\}", pattern.removesuffix("?"))
     regex = re.escape(parts[0])
     for name, text in zip(parts[1::2], parts[2::2], strict=True):
         if name == "norm":
@@ -199,6 +242,9 @@ def _place(layout: Layout, hit: re.Match[str]) -> Place:
 def _missing(found: Match) -> Iterator[tuple[str, str]]:
     """Yield every required key that is not there, and its role."""
     layout = found.layout
+    most = sum(len(steps) for places in found.keys.values() for steps in places.values())
+    last: dict[str, int] = {path: _last_step(found, path) for path in layout.normalization}
+    whole = {path for path, norm in layout.normalization.items() if norm.first_step}
     for role, (patterns, norm) in roles(layout).items():
         path, _, kind = role.partition(".")
         if kind == "count" or any(pattern.endswith("?") for pattern in patterns):
@@ -209,11 +255,25 @@ def _missing(found: Match) -> Iterator[tuple[str, str]]:
             steps = found.get(role, place)
             expected: Iterable[int | None] = [None]
             if "{step}" in patterns[0]:
-                other = found.get(f"{path}.mean", place)  # means and variances of the same steps
-                expected = range(1 + max((s or 0 for s in {**steps, **other}), default=0))
-            for step in expected:
-                if step not in steps:
-                    yield found.prefix + _example(layout, patterns, place, step, norm), role
+                # All are of the same steps, but for those shared over time, and without the first.
+                of_path = last.get(path, 0)
+                if path in whole and of_path > 0:
+                    of_path = max(last[other] for other in whole)
+                expected = range(1 + of_path)
+                if of_path > most:  # there is no end to those that may be missing
+                    expected = [next(step for step in itertools.count() if step not in steps)]
+            gates = layout.weights.names if "{gate}" in patterns[0] else [None]
+            for step, gate in itertools.product(expected, gates):
+                if gate not in steps.get(step, {}):
+                    key = _example(layout, patterns, place, step, norm, gate or "")
+                    yield found.prefix + key, role
+
+
+def _last_step(found: Match, path: str) -> int:
+    """Return the last step that any array of a normalization is of, in any layer and direction."""
+    of_path = [places for role, places in found.keys.items() if role.partition(".")[0] == path]
+    every = [step or 0 for places in of_path for steps in places.values() for step in steps]
+    return max(every, default=0)
 
 
 def _is_left_out(found: Match, path: str) -> bool:
@@ -227,6 +287,7 @@ def _example(
     place: Place = (0, None),
     step: int | None = 0,
     norm: str = "",
+    gate: str = "",
 ) -> str:
     """Return the key that a pattern stands for."""
     layer, direction = place
@@ -235,6 +296,7 @@ def _example(
         "direction": layout.directions[0] if direction is None else direction,
         "step": str(step or 0),
         "norm": norm,
+        "gate": gate or layout.weights.names[0],
     }
     return re.sub(r"\{(\w+)\}", lambda hit: values[hit[1]], patterns[0].removesuffix("?"))
 

@@ -1,16 +1,16 @@
 """Native checkpoints: a folder with config.json and model.safetensors."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bnlstm_deploy.atomic import check_free, check_other, replacing
-from bnlstm_deploy.checkpoint.read import read_tensors
+from bnlstm_deploy.checkpoint.read import read_floats, read_tensors
 from bnlstm_deploy.codec import read_json
 from bnlstm_deploy.errors import BnlstmError, CheckpointError, InputError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel, NormPath, Pooling
@@ -126,26 +126,33 @@ def load_native(path: Path, config: Path | None = None) -> BNLSTM | BNLSTMModel:
     """
     weights = path / WEIGHTS if path.is_dir() else path
     tensors = read_tensors(weights)
-    model = _build(weights.parent / CONFIG if config is None else config)
-    _check_tensors(weights, tensors, model)
-    dtypes = {t.dtype for t in tensors.values() if t.is_floating_point()}
-    if dtypes not in ({torch.float32}, {torch.float64}):
+    config = weights.parent / CONFIG if config is None else config
+    with torch.device("meta"):  # which takes no memory, whatever the sizes
+        model = _build(config, len(tensors))
+    expected = model.state_dict()
+    _check_tensors(weights, tensors, expected)
+    dtypes, counts = (
+        {t.dtype for name, t in tensors.items() if expected[name].is_floating_point() == floats}
+        for floats in (True, False)
+    )
+    if dtypes not in ({torch.float32}, {torch.float64}) or not counts <= {torch.int64}:
         raise CheckpointError(
-            f"{weights} holds tensors of {sorted(map(str, dtypes))}; they must be all float32 or "
-            "all float64"
+            f"{weights} holds tensors of {sorted({str(t.dtype) for t in tensors.values()})}; they "
+            "must be all float32 or all float64, and counts of minibatches int64"
         )
-    damaged = [name for name, t in tensors.items() if not t.isfinite().all()]
+    floats = {n: read_floats(n, t) for n, t in tensors.items() if t.is_floating_point()}
+    damaged = [name for name, t in floats.items() if not t.isfinite().all()]
     if damaged:
         raise CheckpointError(
             f"{weights} holds NaN or infinity in {', '.join(damaged[:8])}; its training diverged, "
             "or the file is damaged"
         )
-    model.to(dtypes.pop()).load_state_dict(tensors)
-    return model.eval()
+    model.load_state_dict({n: t.detach() for n, t in tensors.items()}, assign=True)
+    return model.requires_grad_().eval()
 
 
-def _build(path: Path) -> BNLSTM | BNLSTMModel:
-    """Build the model that a config.json describes, with fresh weights."""
+def _build(path: Path, most_layers: int) -> BNLSTM | BNLSTMModel:
+    """Build the model that a config.json describes, of no more layers than that."""
     if not path.exists():
         raise CheckpointError(
             f"{path} does not exist; a native checkpoint needs it to tell sizes and eps. Write it "
@@ -157,16 +164,22 @@ def _build(path: Path) -> BNLSTM | BNLSTMModel:
             f"{path} says format_version {config.format_version!r} and model_type "
             f"{config.model_type!r}; this version reads {FORMAT_VERSION} and {MODEL_TYPE!r}"
         )
+    if config.rnn.num_layers > most_layers:
+        raise CheckpointError(
+            f"{path} says num_layers {config.rnn.num_layers}, and the file beside it holds "
+            f"{most_layers} tensors; they do not belong together"
+        )
     try:
         rnn = BNLSTM(**vars(config.rnn))
         return rnn if config.head is None else BNLSTMModel(rnn, **vars(config.head))
-    except (BnlstmError, RuntimeError) as error:
+    except (BnlstmError, RuntimeError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{path} describes no model that can be built: {error}") from error
 
 
-def _check_tensors(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
-    """Compare names and shapes with those of `model`, and report all differences at once."""
-    expected = model.state_dict()
+def _check_tensors(
+    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    """Compare names and shapes with the expected ones, and report all differences at once."""
     groups = [
         [f"missing: {name}" for name in expected if name not in tensors],
         [f"unknown: {name}" for name in tensors if name not in expected],

@@ -2,13 +2,26 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from bnlstm_deploy.checkpoint.layout import GATES, NORM_PATTERNS, PLACEHOLDERS, REFUSED, Layout
+from bnlstm_deploy.checkpoint.layout import (
+    CELL_LETTERS,
+    GATES,
+    NORM_PATTERNS,
+    PLACEHOLDERS,
+    REFUSED,
+    Keys,
+    Layout,
+    Normalization,
+)
 from bnlstm_deploy.codec import decode
 from bnlstm_deploy.errors import LayoutError
+
+MOST_FORGET = 100.0
+"""The largest bias that anyone adds to a forget gate."""
 
 
 def shipped_layouts() -> dict[str, Layout]:
@@ -69,7 +82,7 @@ def parse_layout(text: str, name: str, source: str) -> Layout:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise LayoutError(f"{source} is not valid TOML: {error}") from error
     if "name" in table:
         raise LayoutError(f"{source}: name is not a field; a layout is called after its file")
@@ -78,7 +91,7 @@ def parse_layout(text: str, name: str, source: str) -> Layout:
         common = {key: value for key, value in norms.items() if not isinstance(value, dict)}
         own = {key: value for key, value in norms.items() if isinstance(value, dict)}
         table["normalization"] = {path: common | fields for path, fields in own.items()}
-    layout = decode(_listed(table) | {"name": name}, Layout, source, LayoutError)
+    layout = _with_gates(decode(_listed(table) | {"name": name}, Layout, source, LayoutError))
     _check(layout, source)
     return layout
 
@@ -89,7 +102,7 @@ def _listed(table: dict[str, Any]) -> dict[str, Any]:
     patterns = [
         (table, ("ignore",)),
         (table.get("weights"), ("input", "hidden")),
-        (table.get("bias"), ("keys",)),
+        (table.get("bias"), ("keys", "hidden", "inside")),
         (table.get("state"), ("h", "c")),
         (table.get("refuse"), tuple(REFUSED)),
         *((norm, NORM_PATTERNS) for norm in (norms.values() if isinstance(norms, dict) else ())),
@@ -100,20 +113,40 @@ def _listed(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
+def _with_gates(layout: Layout) -> Layout:
+    """Return a layout whose gates have our letters, and names."""
+    weights = layout.weights
+    letters = "".join("g" if letter in CELL_LETTERS else letter for letter in weights.gates)
+    names = weights.gate_names or tuple(weights.gates)
+    return replace(layout, weights=replace(weights, gates=letters, gate_names=names))
+
+
 def _check(layout: Layout, source: str) -> None:
     """Raise LayoutError for values that contradict each other."""
     problems = []
     if sorted(layout.weights.gates) != sorted(GATES):
         problems.append(
             f"weights.gates is {layout.weights.gates!r}; it must be an order of {GATES!r}: input, "
-            "forget, cell (g, also called a or j), output"
+            f"forget, cell (g, or one of {', '.join(CELL_LETTERS)}), output"
         )
+    if len(set(layout.weights.gate_names)) != len(GATES):
+        problems.append(f"weights.gate_names are {layout.weights.gate_names}; name four gates")
+    by_gate = [pattern for pattern in _patterns(layout) if "{gate}" in pattern]
+    if by_gate and (layout.weights.orientation is None or layout.weights.interleaved):
+        problems.append(
+            f"{by_gate[0]!r} is an array a gate, whose weights need an orientation and are not "
+            "interleaved"
+        )
+    if any("{gate}" in pattern for pattern in _of_norm(layout.normalization.get("cell"))):
+        problems.append("normalization.cell has {gate}, and there is one cell")
+    if not abs(layout.bias.forget) <= MOST_FORGET:
+        problems.append(f"bias.forget is {layout.bias.forget:g}; it must be a small number")
     for path, norm in layout.normalization.items():
         where = f"normalization.{path}"
         if bool(norm.var) == bool(norm.std) or not norm.mean:
             problems.append(f"{where} needs mean, and either var or std")
-        if norm.eps < 0:
-            problems.append(f"{where}.eps is {norm.eps}; it must be at least 0")
+        if not 0 <= norm.eps <= 1:
+            problems.append(f"{where}.eps is {norm.eps:g}; it must be from 0 to 1")
         if not norm.first_step and path != "hidden":
             problems.append(f"{where}.first_step = false is for the hidden path only")
     unknown = sorted(layout.refuse.keys() - REFUSED.keys())
@@ -136,8 +169,19 @@ def _check(layout: Layout, source: str) -> None:
 
 def _patterns(layout: Layout) -> list[str]:
     norms = layout.normalization.values()
-    groups = [layout.weights.input, layout.weights.hidden, layout.bias.keys, layout.ignore]
-    groups += [layout.state.h, layout.state.c]
-    groups += [getattr(norm, name) for norm in norms for name in NORM_PATTERNS]
+    groups: list[Keys] = [
+        layout.weights.input,
+        layout.weights.hidden,
+        layout.bias.keys,
+        layout.bias.hidden,
+    ]
+    groups += [layout.ignore, layout.state.h, layout.state.c, *map(_of_norm, norms)]
     groups += [keys for keys in layout.refuse.values() if not isinstance(keys, bool)]
     return [pattern for group in groups for pattern in group]
+
+
+def _of_norm(norm: Normalization | None) -> Keys:
+    """Return all patterns of a normalization."""
+    if norm is None:
+        return ()
+    return tuple(pattern for name in NORM_PATTERNS for pattern in getattr(norm, name))

@@ -1,6 +1,7 @@
 """Safe readers: tensors from a file, never code."""
 
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bnlstm_deploy.errors import CheckpointError, InputError
-from bnlstm_deploy.npz import read_npz
+from bnlstm_deploy.npz import check_archive, read_npz
 
 SAFETENSORS = (".safetensors",)
 TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
@@ -22,17 +23,62 @@ PREFERRED = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Where containers with several dicts of tensors keep the model's, most telling first."""
 
 
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""The dtypes of weights and statistics."""
+
+
 class Container(NamedTuple):
     """What a file holds."""
 
     tensors: dict[str, Tensor]
     nested: str
     """Path of the dict that they were in, such as `model`; empty at the top."""
+    others: tuple[str, ...] = ()
+    """Paths of other dicts with the same keys, such as `ema`."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint, on the CPU; see `read_container`."""
-    return read_container(path).tensors
+    """Read the tensors of a checkpoint, on the CPU; see `read_container`.
+
+    Raises:
+        CheckpointError: As `read_container`, or the file holds several versions of them.
+    """
+    found = read_container(path)
+    if found.others:
+        raise CheckpointError(
+            f"{path} holds the same keys under {', '.join((found.nested, *found.others))}; save "
+            "the state dict that is meant alone"
+        )
+    return found.tensors
+
+
+def read_floats(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor of a checkpoint in float64.
+
+    Args:
+        name: Its key.
+        tensor: The tensor.
+
+    Raises:
+        CheckpointError: It is of other numbers, or no plain array that the file holds.
+    """
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        state = "a meta tensor" if tensor.is_meta else f"{kind}, {tensor.layout}"
+        raise CheckpointError(
+            f"{name} is no plain tensor ({state}); save it dense, with its values"
+        )
+    if tensor.dtype not in FLOATS:
+        raise CheckpointError(
+            f"{name} is {kind}; weights and statistics are float64, float32, float16 or bfloat16. "
+            "Convert it in the code that it is from"
+        )
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"{name} is an expanded tensor of shape {tuple(tensor.shape)}, more than the file "
+            "holds; save it .contiguous()"
+        )
+    return tensor.detach().double()
 
 
 def read_container(path: Path) -> Container:
@@ -63,10 +109,10 @@ def read_container(path: Path) -> Container:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+    except Exception as error:  # the library raises whatever a damaged header leads to
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}); it is damaged or truncated. "
-            "Copy it again"
+            f"{path} cannot be read as safetensors ({_first_line(error)}); it is damaged or "
+            "truncated. Copy it again"
         ) from error
 
 
@@ -74,7 +120,7 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
     try:
         arrays = read_npz(path)
         return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
-    except (InputError, TypeError) as error:
+    except (InputError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{_first_line(error)}; save plain arrays of numbers with numpy.savez"
         ) from error
@@ -82,6 +128,12 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> object:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_archive(archive)
+                damaged = archive.testzip()  # torch itself does not look at the checksums
+            if damaged is not None:
+                raise ValueError(f"{damaged} has another checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -92,7 +144,7 @@ def _read_torch(path: Path) -> object:
             f'    model = torch.load("{path.name}", map_location="cpu", weights_only=False)\n'
             f'    torch.save(model.state_dict(), "state-{path.name}")'
         ) from error
-    except (RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # the unpickler raises whatever a damaged file leads to
         raise CheckpointError(
             f"{path} cannot be read as a torch state dict ({_first_line(error)}); it is damaged or "
             "truncated. Copy it again"
@@ -101,7 +153,7 @@ def _read_torch(path: Path) -> object:
 
 def _find_tensors(path: Path, content: object) -> Container:
     """Return the one dict of tensors in a container, however deep it is nested."""
-    found = dict(_dicts_of_tensors(content, ""))
+    found = dict(_dicts_of_tensors(content))
     chosen = list(found)
     if len(found) > 1:
         named = [name for key in PREFERRED for name in found if name.split(".")[-1] == key]
@@ -111,19 +163,30 @@ def _find_tensors(path: Path, content: object) -> Container:
         raise CheckpointError(
             f"{path} holds a {type(content).__name__} with {what}; save model.state_dict() alone"
         )
-    return Container(found[chosen[0]], chosen[0])
+    (name,) = chosen
+    alike = [
+        other for other in found if other != name and found[other].keys() == found[name].keys()
+    ]
+    return Container(found[name], name, tuple(alike))
 
 
-def _dicts_of_tensors(content: object, where: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _dicts_of_tensors(content: object) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield every dict that holds tensors by name, with its path; an optimizer's state is none."""
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        return
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    if tensors:
-        yield where, tensors
-    for key, value in content.items():
-        if "optim" not in key.lower():
-            yield from _dicts_of_tensors(value, f"{where}.{key}".strip("."))
+    left, seen = [("", content)], set()
+    while left:
+        where, part = left.pop()
+        if not isinstance(part, Mapping) or id(part) in seen or not all(map(_is_text, part)):
+            continue
+        seen.add(id(part))  # one may hold itself
+        tensors = {key: value for key, value in part.items() if isinstance(value, Tensor)}
+        if tensors:
+            yield where, tensors
+        inner = [(f"{where}.{key}".strip("."), value) for key, value in part.items()]
+        left += [entry for entry in reversed(inner) if "optim" not in entry[0].lower()]
+
+
+def _is_text(key: object) -> bool:
+    return isinstance(key, str)
 
 
 def _first_line(error: Exception) -> str:

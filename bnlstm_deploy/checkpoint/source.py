@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from bnlstm_deploy.checkpoint.layout import GATES, Normalization
-from bnlstm_deploy.checkpoint.match import Match, Place, Steps, shortened
+from bnlstm_deploy.checkpoint.match import Match, Place, Steps, keys_of, shortened
+from bnlstm_deploy.checkpoint.read import read_floats
 from bnlstm_deploy.errors import CheckpointError, LayoutError
 from bnlstm_deploy.nn import NormPath
 
@@ -48,9 +50,10 @@ class Source:
         self.tensors = tensors
         self.problems: list[str] = []
         self.damaged: list[str] = []
-        hidden = self._array(found.get("weights.hidden", next(iter(found.places()))))
+        self.in_out = found.layout.weights.orientation == "in_out"
+        first = found.get("weights.hidden", next(iter(found.places())))
+        hidden = self._array(first, 1 if self.in_out else 0)
         self.hidden_size = min(hidden.shape, default=0)
-        self.in_out = self.found.layout.weights.orientation == "in_out"
         if self.found.layout.weights.orientation is None:
             self.in_out = hidden.shape == (self.hidden_size, 4 * self.hidden_size)
 
@@ -73,8 +76,9 @@ class Source:
             "weight_hh": self.weight("hidden", place),
         }
         biases = [self._forget()] if self.found.layout.bias.forget else []
-        bias = None if self._bias_is_inside() else self.bias(place)
-        biases += [] if bias is None else [bias]
+        for path in ("input", "hidden"):
+            bias = None if self._is_inside(path) else self.bias(path, place)
+            biases += [] if bias is None else [bias]
         if biases:
             arrays |= {"bias_ih": np.sum(biases, axis=0), "bias_hh": np.zeros_like(biases[0])}
         return arrays
@@ -82,7 +86,7 @@ class Source:
     def weight(self, path: NormPath, place: Place) -> Array:
         """Return the input weight (4H, D) or the hidden weight (4H, H)."""
         steps = self.found.get(f"weights.{path}", place)
-        array = self._array(steps)
+        array = self._array(steps, 1 if self.in_out else 0)
         gates, width = 4 * self.hidden_size, str(self.hidden_size if path == "hidden" else "D")
         matrix = array.T if self.in_out else array
         fits = array.ndim == 2 and len(matrix) == gates
@@ -91,11 +95,13 @@ class Source:
             return self._wrong(steps, array, shape, (gates, 1))
         return self._gates(matrix.T).T
 
-    def bias(self, place: Place) -> Array | None:
-        """Return the sum of the biases in the checkpoint, (4H,), or None."""
+    def bias(self, path: NormPath, place: Place) -> Array | None:
+        """Return the sum of the biases of a product, (4H,), or None."""
         total = None
-        for number in range(len(self.found.layout.bias.keys)):
-            steps = self.found.get(f"bias.{number}", place)
+        hidden = path == "hidden"
+        keys = self.found.layout.bias.hidden if hidden else self.found.layout.bias.keys
+        for number in range(len(keys)):
+            steps = self.found.get(f"{'hidden_bias' if hidden else 'bias'}.{number}", place)
             if steps:
                 bias = self._gates(self._vector(steps, 4 * self.hidden_size))
                 total = bias if total is None else total + bias
@@ -118,12 +124,12 @@ class Source:
             var = mean
         # a row at its initial values was never updated, whatever a count for all rows says
         seen = (mean != 0).any(1) | (var != 1).any(1)
-        keys = self.found.get(f"{path}.count", place).values()
-        minibatches = [int(self.tensors[self.found.prefix + key].max()) for key in keys]
+        keys = keys_of(self.found.get(f"{path}.count", place))
+        minibatches = [_count(key, self.tensors[self.found.prefix + key]) for key in keys]
         count = np.where(seen, float(max([1, *minibatches])), 0)
         gamma = np.ones((1, mean.shape[1])) if gamma is None else gamma
-        if path == "input" and self._bias_is_inside():
-            bias = self.bias(place)  # BN(W x + b) has the mean of W x + b
+        if self._is_inside(path):
+            bias = self.bias(path, place)  # BN(W x + b) has the mean of W x + b
             mean = mean if bias is None else mean - bias
         if not norm.first_step:
             mean, var, count = (np.concatenate([a[:1], a]) for a in (mean, var, count))
@@ -188,31 +194,64 @@ class Source:
             return np.ascontiguousarray(units.swapaxes(-1, -2)).reshape(array.shape)
         return array.reshape(*array.shape[:-1], 4, -1)[..., order, :].reshape(array.shape)
 
-    def _bias_is_inside(self) -> bool:
-        return self.found.layout.bias.inside == "input" and self.found.has("input")
+    def _is_inside(self, path: NormPath) -> bool:
+        """Whether the bias of a product is inside of its normalization."""
+        return path in self.found.layout.bias.inside and self.found.has(path)
 
     def _forget(self) -> Array:
         bias = np.zeros((4, self.hidden_size))
         bias[GATES.index("f")] = self.found.layout.bias.forget
         return bias.ravel()
 
-    def _array(self, steps: Steps) -> Array:
-        """Return what lies under the keys: one array, or the stack of those of every step."""
-        keys = [self.found.prefix + steps[step] for step in sorted(steps, key=lambda s: s or 0)]
-        arrays = [self.tensors[key].double().numpy() for key in keys]
-        if len({array.shape for array in arrays}) > 1:
-            return self._wrong(steps, arrays[-1], "one shape at all steps", arrays[0].shape)
+    def _array(self, steps: Steps, gate_axis: int = -1) -> Array:
+        """Return what lies under the keys: one array, or the stack of those of every step.
+
+        Args:
+            steps: The keys.
+            gate_axis: The axis of the gates, along which the arrays of each gate are joined.
+        """
+        every = [steps[step] for step in sorted(steps, key=lambda s: s or 0)]
+        keys = [self.found.prefix + key for gates in every for key in gates.values()]
+        parts = [read_floats(key, self.tensors[key]).numpy() for key in keys]
+        if len({part.shape for part in parts}) > 1:
+            what = "one shape at all steps and gates"
+            return self._wrong(steps, parts[-1], what, parts[0].shape)
+        if None not in every[0] and parts[0].ndim:
+            names = self.found.layout.weights.names
+            held = dict(zip(keys, parts, strict=True))
+            arrays = [
+                np.concatenate([held[self.found.prefix + gates[name]] for name in names], gate_axis)
+                for gates in every
+            ]
+        else:
+            arrays = parts
         array: Array = arrays[0] if None in steps else np.stack(arrays)
+        if not array.size:
+            return self._wrong(steps, array, "at least one value", (1,))
         if not np.isfinite(array).all():
             self.damaged += [
-                key for key, part in zip(keys, arrays, strict=True) if not np.isfinite(part).all()
+                key for key, part in zip(keys, parts, strict=True) if not np.isfinite(part).all()
             ]
         return array
 
     def _names(self, steps: Steps) -> str:
-        return shortened([self.found.prefix + key for key in steps.values()])
+        return shortened([self.found.prefix + key for key in keys_of(steps)])
 
     def _wrong(self, steps: Steps, array: Array, expected: str, stand_in: tuple[int, ...]) -> Array:
         """Note a wrong shape, and return something of the right one to go on with."""
         self.problems.append(f"{self._names(steps)} has shape {array.shape}; expected {expected}")
         return np.ones(stand_in)
+
+
+def _count(key: str, tensor: Tensor) -> int:
+    """Return the largest of counted minibatches.
+
+    Raises:
+        CheckpointError: They are none.
+    """
+    if tensor.dtype != torch.int64 or tensor.is_meta or not tensor.numel():
+        raise CheckpointError(
+            f"{key} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be "
+            "an int64 count of minibatches"
+        )
+    return int(tensor.max())

@@ -59,8 +59,8 @@ class NormSettings:
                 raise InputError(f"eps is {dict(eps)}; pass a number, or one for each of {PATHS}")
             object.__setattr__(self, "eps", {path: eps[path] for path in PATHS})
         values = eps.values() if isinstance(eps, Mapping) else [eps]
-        if not all(value >= 0 for value in values):
-            raise InputError(f"eps is {eps}; pass numbers of at least 0")
+        if not all(0 <= value <= 1 for value in values):
+            raise InputError(f"eps is {eps}; pass numbers from 0 to 1")
 
     def make(
         self, hidden_size: int, device: torch.device | str | None, dtype: torch.dtype | None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bnlstm_deploy.checkpoint import load_checkpoint, save_checkpoint, state_sha256
-from bnlstm_deploy.errors import CheckpointError
+from bnlstm_deploy.errors import CheckpointError, InputError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from tests.models import randomize
 
@@ -71,7 +71,7 @@ def test_the_hash_is_that_of_the_file(model, folder):
 
 
 def test_nothing_is_overwritten_unless_forced(model, folder):
-    with pytest.raises(CheckpointError, match=r"exists; choose another folder"):
+    with pytest.raises(InputError, match=r"exists; choose another name"):
         save_checkpoint(model, folder)
     save_checkpoint(model, folder, force=True)
 
@@ -201,6 +201,6 @@ def test_weights_that_cannot_be_written_leave_the_old_ones(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"safetensors cannot be written \(No space left"):
         save_checkpoint(BNLSTM(2, 3, max_length=2), tmp_path, force=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -83,7 +83,7 @@ def test_a_layout_of_ones_own(tmp_path):
             r"Invalid enum value 'up' - at `\$\.weights\.orientation`",
         ),
         ('"w_x"', '"w_{unit}"', "'w_{unit}' has a placeholder"),
-        ("eps = 1\n", "eps = -1\n", "eps is -1.0; it must be at least 0"),
+        ("eps = 1\n", "eps = -1\n", "eps is -1; it must be from 0 to 1"),
         ("eps = 1\n", "eps = true\n", "Expected `float`, got `bool`"),
         ('std = "h.std"', "", "normalization.hidden needs mean, and either var or std"),
         ('std = "h.std"', 'std = "a"\nvar = "b"', "either var or std"),

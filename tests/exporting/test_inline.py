@@ -95,6 +95,7 @@ def test_the_version_converter_keeps_all(file, opset, tmp_path):
     assert optional == OPTIONAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "options"),
     [

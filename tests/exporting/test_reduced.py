@@ -103,6 +103,7 @@ def test_a_weight_beyond_float16_is_an_error():
         FoldedBNLSTM(model, torch.float16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", FORMS)
 def test_scales_in_the_hundreds_do_not_overflow_float16(arguments, tmp_path):
     """As of the digits at step 0, 184, and ten times that."""

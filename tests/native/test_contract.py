@@ -60,6 +60,7 @@ def assert_right(arrays: dict[str, Array], results: dict[str, Array]) -> None:
             assert error <= LIMIT * (own + np.finfo(np.float32).eps * largest), name
 
 
+@pytest.mark.slow
 @given(st.data(), SETS, THREADS)
 @settings(max_examples=300)
 def test_all_of_the_contract(data, instruction_set, threads):

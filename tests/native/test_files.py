@@ -117,6 +117,7 @@ class Fuzzer:
         return 0, int(lines[-2])
 
 
+@pytest.mark.slow
 def test_damaged_files_never_crash_the_process():
     """What crashes ONNX Runtime without the library, too, is none of its business."""
     library = str(library_path())

@@ -226,6 +226,7 @@ def test_no_json_is_an_error_of_the_server(client, data):
     answered_or_refused(client.post(INFER, content=json.dumps(body)))
 
 
+@pytest.mark.slow
 @settings(max_examples=700)
 @given(data=st.data())
 def test_no_bytes_are_an_error_of_the_server(client, data):

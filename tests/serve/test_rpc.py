@@ -160,6 +160,7 @@ PARAMETERS: st.SearchStrategy[dict[str, dict[str, object]]] = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     inputs=st.lists(TENSORS, max_size=2),

@@ -24,6 +24,7 @@ def model():
     return randomize(BNLSTMModel(BNLSTM(3, 16, 2, batch_first=True, max_length=5), 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("arguments", FORMS)
 def test_correct_exports_pass_and_wrong_ones_do_not(dtype, arguments, model, tmp_path):

@@ -92,6 +92,7 @@ def test_lengths_above_t_and_far_steps_are_run(tmp_path):
     assert any("T=19, N=1" in case for case in cases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Min", "ReduceMin"])
 def test_a_lost_clamp_is_found(kind, tmp_path):
     """Without it, start steps past the end, or lengths above T, are other rows or other states."""
