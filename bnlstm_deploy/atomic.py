@@ -13,7 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from bnlstm_deploy.errors import InputError
@@ -101,17 +101,14 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     """
     with _place(path, path.parent) as place:
         new = place / path.name
-        try:
+        with _naming(path, FULL):
             yield new
-            check_free(path, force=force)
+        check_free(path, force=force)
+        with _naming(path):
             if force:
                 new.replace(path)
             else:
                 _link(new, path)
-        except OSError as error:
-            if error.errno in FULL:
-                raise _cannot_write(path, error) from error
-            raise
 
 
 @contextlib.contextmanager
@@ -135,17 +132,13 @@ def replacing_folder(
         folder.parent.mkdir(exist_ok=True)
     with _place(folder, (place or folder.parent).resolve()) as temporary:
         new = temporary / "new"  # _place's own is private
-        try:
+        with _naming(folder, FULL):
             new.mkdir()
             yield new
+        with _naming(folder):
             if force and folder.exists():
                 folder.rename(temporary / "old")
             new.rename(folder)
-        except OSError as error:
-            # One that was made meanwhile and is empty is replaced: that is what rename does.
-            if error.errno in (*FULL, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise _cannot_write(folder, error) from error
-            raise
 
 
 def check_free_folder(
@@ -188,10 +181,8 @@ def _place(path: Path, beside: Path) -> Iterator[Path]:
     _remove_left(beside, prefix)
     place = beside / f"{prefix}{secrets.token_hex(8)}"
     try:
-        try:
+        with _naming(path):
             place.mkdir(0o700)
-        except OSError as error:
-            raise _cannot_write(path, error) from error
         with _locked(place, wait=True):
             yield place
     finally:
@@ -253,8 +244,19 @@ def _link(new: Path, path: Path) -> None:
         ) from error
 
 
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{path} cannot be written ({error.strerror}); choose a folder that exists, may be written "
-        "to and has room"
-    )
+@contextlib.contextmanager
+def _naming(path: Path, numbers: Collection[int] = tuple(errno.errorcode)) -> Iterator[None]:
+    """Name what was to be written in errors of the system, those of some numbers only.
+
+    Raises:
+        InputError: In their place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in numbers:
+            raise
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); choose a folder that exists, may be "
+            "written to and has room"
+        ) from error

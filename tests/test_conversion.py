@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import bnlstm_deploy
-from bnlstm_deploy.errors import ExportError, VerificationError
+from bnlstm_deploy.errors import InputError, VerificationError
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
 from tests.models import randomize
@@ -23,7 +23,7 @@ def test_a_checkpoint_becomes_a_verified_file(model, tmp_path):
     metadata = Session(output).metadata
     assert (metadata.form, metadata.length) == ("unrolled", 3)
     assert metadata.verified
-    with pytest.raises(ExportError, match="exists"):
+    with pytest.raises(InputError, match="exists"):
         bnlstm_deploy.convert(model, output)
 
 

@@ -22,7 +22,11 @@ from tests.models import models
 
 @st.composite
 def layouts(draw):
-    """A layout with keys like `x.1.b.hidden.mean.3`."""
+    """A layout with keys like `x.1.b.hidden.mean.3`, or `x.1.b.hidden.mean.forget.3`."""
+    interleaved = draw(st.booleans())
+    by_gate = not interleaved and draw(st.booleans())
+    gate = ".{gate}" if by_gate else ""
+    names = draw(st.sampled_from([(), ("one", "two", "three", "four")])) if by_gate else ()
     stepwise = draw(st.booleans())
     step = ".{step}" if stepwise else ""
     affine_step = ".{step}" if stepwise and draw(st.booleans()) else ""
@@ -31,12 +35,12 @@ def layouts(draw):
     norms = {
         path: Normalization(
             norm=path,
-            mean=(key + "{norm}.mean" + step,),
-            gamma=(key + "{norm}.gamma" + affine_step,),
-            beta=(key + "{norm}.beta" + affine_step + "?",),
+            mean=(key + "{norm}.mean" + gate * (path != "cell") + step,),
+            gamma=(key + "{norm}.gamma" + gate * (path != "cell") + affine_step,),
+            beta=(key + "{norm}.beta" + gate * (path != "cell") + affine_step + "?",),
             eps=draw(st.sampled_from([0.0, 1e-5, 1e-3])),
             optional=True,
-            **{spread: (key + "{norm}.spread" + step,)},
+            **{spread: (key + "{norm}.spread" + gate * (path != "cell") + step,)},
         )
         for path in PATHS
     }
@@ -44,15 +48,17 @@ def layouts(draw):
         name="random",
         title="",
         weights=Weights(
-            input=(key + "W",),
-            hidden=(key + "U",),
+            input=(key + "W" + gate,),
+            hidden=(key + "U" + gate,),
             gates="".join(draw(st.permutations(GATES))),
+            gate_names=names,
             orientation=draw(st.sampled_from(["in_out", "out_in"])),
-            interleaved=draw(st.booleans()),
+            interleaved=interleaved,
         ),
         bias=Bias(
-            keys=(key + "b?", key + "b2?"),
-            inside=draw(st.sampled_from([None, "input"])),
+            keys=(key + "b" + gate + "?", key + "b2" + gate + "?"),
+            hidden=(key + "c" + gate + "?",),
+            inside=draw(st.sampled_from([(), ("input",), ("hidden",), ("input", "hidden")])),
             forget=draw(st.sampled_from([0.0, 1.0])),
         ),
         normalization=norms,
@@ -76,44 +82,56 @@ def store(model, layout):
             return torch.stack(ordered, dim=-1).flatten(-2)
         return torch.cat(ordered, dim=-1)
 
+    by_gate = "{gate}" in layout.weights.input[0]
     tensors = {}
+
+    def put(name, tensor, axis=-1, step=""):  # what has gates, in one array or in four
+        if not by_gate:
+            tensors[name + step] = tensor
+            return
+        for part, gate in zip(tensor.split(hidden, axis), layout.weights.names, strict=True):
+            tensors[f"{name}.{gate}{step}"] = part
+
     for layer, suffix in model.directions():
         name = "bwd" if suffix.endswith("_reverse") else "fwd"
         key = f"x.{layer + layout.first_layer}.{name}."
         for source, ours in (("W", "weight_ih"), ("U", "weight_hh")):
             weight = arrange(getattr(model, ours + suffix).T)
             in_out = layout.weights.orientation == "in_out"
-            tensors[key + source] = weight if in_out else weight.T
+            put(key + source, weight if in_out else weight.T, 1 if in_out else 0)
         bias = torch.zeros(4 * hidden, dtype=torch.float64)
         if model.bias:
             bias = getattr(model, "bias_ih" + suffix) + getattr(model, "bias_hh" + suffix)
         forget = torch.zeros(4, hidden, dtype=torch.float64)
         forget[1] = layout.bias.forget
         bias = bias - forget.flatten()
-        inside = layout.bias.inside == "input" and "input" in model.normalize
+        inside = {*layout.bias.inside} & {*model.normalize}
         half = torch.full_like(bias, 0.25)
-        tensors |= {
-            key + "b": arrange(half),
-            key + "b2": arrange((half if inside else bias) - half),
-        }
+        of_hidden = torch.linspace(-1, 1, len(bias), dtype=torch.float64)
+        if "hidden" not in inside:
+            bias = bias - of_hidden
+        put(key + "b", arrange(half))
+        put(key + "b2", arrange((half if "input" in inside else bias) - half))
+        put(key + "c", arrange(of_hidden))
         for path, norm in model.norms(suffix)._asdict().items():
             if norm is None:
                 continue
             own = layout.normalization[path]
             order = arrange if path != "cell" else torch.clone
             mean, spread = norm.running_mean, norm.running_var
-            if path == "input" and inside:
-                mean = mean + half
+            if path in inside:
+                mean = mean + (half if path == "input" else of_hidden)
                 # the bias that is inside moves to the normalization's own shift
             spread = spread.sqrt() if own.std else spread
-            put_rows(tensors, f"{key}{path}.mean", order(mean), "{step}" in own.mean[0])
-            put_rows(tensors, f"{key}{path}.spread", order(spread), "{step}" in own.mean[0])
+            place = put if path != "cell" else put_whole(tensors)
+            put_rows(place, f"{key}{path}.mean", order(mean), "{step}" in own.mean[0])
+            put_rows(place, f"{key}{path}.spread", order(spread), "{step}" in own.mean[0])
             steps = len(mean) if "{step}" in own.gamma[0] else None
-            put_affine(tensors, f"{key}{path}.gamma", order(norm.weight), steps)
+            put_affine(place, f"{key}{path}.gamma", order(norm.weight), steps)
             beta = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
-            if path == "input" and inside:
+            if path == "input" and "input" in inside:
                 beta = beta + bias
-            put_affine(tensors, f"{key}{path}.beta", order(beta), steps)
+            put_affine(place, f"{key}{path}.beta", order(beta), steps)
     if model.h_0 is not None:
         axes = ("row", "batch", "hidden")
         for name in ("h", "c"):
@@ -123,20 +141,27 @@ def store(model, layout):
     return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
-def put_rows(tensors, key, rows, stepwise):
+def put_whole(tensors):
+    def put(name, tensor, step=""):
+        tensors[name + step] = tensor
+
+    return put
+
+
+def put_rows(put, key, rows, stepwise):
     if not stepwise:
-        tensors[key] = rows
+        put(key, rows)
         return
     for step, row in enumerate(rows):
-        tensors[f"{key}.{step}"] = row
+        put(key, row, step=f".{step}")
 
 
-def put_affine(tensors, key, affine, steps):
+def put_affine(put, key, affine, steps):
     if steps is None:
-        tensors[key] = affine
+        put(key, affine)
         return
     for step in range(steps):
-        tensors[f"{key}.{step}"] = affine[step] if affine.ndim == 2 else affine
+        put(key, affine[step] if affine.ndim == 2 else affine, step=f".{step}")
 
 
 @given(st.data())
@@ -162,7 +187,7 @@ def test_what_is_stored_and_not_applied_changes_nothing(data):
     path = data.draw(st.sampled_from(PATHS))
     norms = dict(layout.normalization)
     norms[path] = dataclasses.replace(norms[path], applied=False)
-    layout = dataclasses.replace(layout, bias=Bias(layout.bias.keys))
+    layout = dataclasses.replace(layout, bias=Bias(layout.bias.keys, layout.bias.hidden))
     model = data.draw(models(normalize=PATHS, eps={p: n.eps for p, n in norms.items()}))
     for norm in model.modules():
         if hasattr(norm, "running_var"):

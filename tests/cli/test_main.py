@@ -173,7 +173,7 @@ def nothing(folder):
         (truncate, ["convert", "cut", "-o", "n.onnx"], "damaged or truncated"),
         (negative, ["convert", "negative", "-o", "n.onnx"], "step 3, feature 1 is -1"),
         (nothing, ["convert", "ck", "-o", "n.onnx", "--opset", "7"], "opset is 7"),
-        (nothing, ["convert", "ck", "-o", "no/n.onnx"], "folder no does not exist"),
+        (nothing, ["convert", "ck", "-o", "no/n.onnx"], "choose a folder that exists"),
         (nothing, ["convert", "ck"], "Missing option"),
         (nothing, ["verify", "ck", "n.onnx"], "n.onnx does not exist"),
         (nothing, ["verify", "ck", "ck/config.json"], "ONNX Runtime cannot load"),

@@ -101,9 +101,9 @@ def test_a_name_that_cannot_be_one(fails, command, name):
         (["--threads", "0"], "threads is 0"),
         (["--strategy", "newest"], "--strategy"),
         (["--backend", "tensorflow"], "--backend"),
-        (["-o", "no/repository"], "cannot be made (No such file"),
-        (["-o", "text.onnx"], "cannot be made (File exists"),
-        (["-o", "text.onnx/repository"], "cannot be made (Not a directory"),
+        (["-o", "no/repository"], "cannot be written (No such file"),
+        (["-o", "text.onnx"], "cannot be written (Not a directory"),
+        (["-o", "text.onnx/repository"], "cannot be written (Not a directory"),
         (["--native-library", "lib.so"], "native library is 'lib.so'; pass an absolute path"),
         (["--native-library", ""], "native library is ''; pass an absolute path"),
         (["--native-library", "/lib.so", "--backend", "python"], "for the onnxruntime backend"),
@@ -148,7 +148,7 @@ def test_a_folder_is_replaced_as_a_whole_and_only_by_force(folder, run):
     assert (model / "initial_state").is_dir()
     status, message = run(*TRITON, "layers.onnx", "--name", "m")
     assert status == 2
-    assert "repository/m exists; choose another name, or replace it by force" in message
+    assert "repository/m exists; choose another name, or replace a folder by force" in message
     assert (model / "1" / "stale").exists()
     assert run(*TRITON, "layers.onnx", "--name", "m", "--force")[0] == 0
     assert sorted(str(path.relative_to(model)) for path in model.rglob("*")) == [
@@ -173,7 +173,7 @@ def test_a_repository_that_may_not_be_written_or_is_another_file_system(
     monkeypatch.setattr("pathlib.Path.rename", refuse)
     for arguments in (["--name", "other"], ["--force"]):
         message = fails(*TRITON, "layers.onnx", *arguments)
-        assert f"cannot be made ({os.strerror(errno)})" in message
+        assert f"cannot be written ({os.strerror(errno)})" in message
 
 
 def test_the_repository_may_be_the_working_folder(folder, run, monkeypatch):

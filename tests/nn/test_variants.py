@@ -107,7 +107,7 @@ def test_a_learned_initial_state_gets_gradients_and_is_where_streams_start():
         ({"shared_statistics": ("gate",)}, "shared_statistics is"),
         ({"affine_per_step": "cell"}, "affine_per_step is 'cell'"),
         ({"eps": {"cell": 1e-5}}, "one for each of"),
-        ({"eps": {"input": 1e-5, "hidden": -1.0, "cell": 0.0}}, "at least 0"),
+        ({"eps": {"input": 1e-5, "hidden": -1.0, "cell": 0.0}}, "from 0 to 1"),
         ({"max_length": 0}, "max_length is 0"),
     ],
 )
