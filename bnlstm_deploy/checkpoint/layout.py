@@ -114,8 +114,9 @@ class Forward:
 
     arguments: Mapping[str, str] = field(default_factory=dict)
     """Its parameters in order, and ours: input, state or lengths."""
-    batch_first: str | None = None
-    """Its attribute that says whether the input is (N, T, D)."""
+    batch_first: str | bool = False
+    """Whether the input is (N, T, D), or its attribute that says so."""
+    returns: Literal["output, (h, c)", "output, h, c", "output"] = "output, (h, c)"
     output: Literal["as_input", "time_major"] = "as_input"
     padding: Literal["zero", "hold"] = "zero"
     """The output past a stream's length: 0, or the last valid one repeated."""

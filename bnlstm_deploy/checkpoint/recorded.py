@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ COMPARED = ("output", "h_n", "c_n")
 
 BATCH_FIRST, TIME_MAJOR = "batch-first", "time-major"
 
+OURS = "(layers * directions, N, H)"
+"""How final states are arranged here."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -40,7 +44,7 @@ class Recording:
     output: Array
     """Of the recurrent layers or the head, its first two axes in either order."""
     h_n: Array | None = None
-    """(num_layers * num_directions, N, H)."""
+    """(num_layers * num_directions, N, H), or arranged otherwise; see `arrangements`."""
     c_n: Array | None = None
     """The same."""
     output_fp64: Array | None = None
@@ -66,7 +70,7 @@ class Agreement:
     """How far a model is from a recording."""
 
     axes: str
-    """How the recording's axes were read."""
+    """How the recording's axes were read, and its states if they are not as ours."""
     errors: Mapping[str, float]
     """Largest absolute error of each output, by name and dtype."""
     allowed: Mapping[str, float]
@@ -74,7 +78,13 @@ class Agreement:
     @property
     def holds(self) -> bool:
         """Whether every error is allowed; NaN never is."""
-        return all(self.errors[name] <= self.allowed[name] for name in self.errors)
+        return not self.differing
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """The outputs whose error is not allowed."""
+        wrong = [name for name in self.errors if not self.errors[name] <= self.allowed[name]]
+        return tuple(dict.fromkeys(name.partition(" ")[0] for name in wrong))
 
     @property
     def excess(self) -> float:
@@ -87,7 +97,8 @@ class Agreement:
             f"{name} off by {error:.1e} (allowed {self.allowed[name]:.1e})"
             for name, error in self.errors.items()
         ]
-        return f"{', '.join(parts)}, with {self.axes}"
+        differs = f"{' and '.join(self.differing)} differs: " if self.differing else ""
+        return f"{differs}{', '.join(parts)}, with {self.axes}"
 
 
 def read_recording(path: Path) -> Recording:
@@ -117,16 +128,26 @@ def read_recording(path: Path) -> Recording:
     return recording
 
 
-def compare_recording(model: BNLSTM | BNLSTMModel, recording: Recording) -> Agreement:
+def compare_recording(
+    model: BNLSTM | BNLSTMModel, recording: Recording, *, states: bool = True
+) -> Agreement:
     """Run a model in float64 and float32 and compare it with a recording.
 
     Outputs recorded in float64 may be off by 1e-9 of their magnitude; those in float32 by 4 times
     the error that the model itself makes in float32. No file tells the order of the axes, so each
-    order that the shapes allow is tried.
+    order that the shapes allow is tried, and so is each arrangement of final states.
+
+    Args:
+        model: The model.
+        recording: The recording.
+        states: Whether final states are compared, and not the output alone.
 
     Raises:
         InputError: The recording's shapes fit the model in no order.
     """
+    if not states:
+        names = ("h_n", "c_n", "h_n_fp64", "c_n_fp64")
+        recording = replace(recording, **dict.fromkeys(names))  # type: ignore[arg-type]
     orders = time_major(model, recording)
     return min((compare(model, part, axes) for axes, part in orders), key=lambda a: a.excess)
 
@@ -139,7 +160,8 @@ def time_major(model: BNLSTM | BNLSTMModel, recording: Recording) -> list[tuple[
     """
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
     whole = recording.output.ndim == 3
-    orders = []
+    orders: list[tuple[str, Recording]] = []
+    misfits: list[list[str]] = []
     for x_axes, y_axes in itertools.product((BATCH_FIRST, TIME_MAJOR), repeat=2):
         if not whole and x_axes != y_axes:
             continue
@@ -151,29 +173,70 @@ def time_major(model: BNLSTM | BNLSTMModel, recording: Recording) -> list[tuple[
                 array = getattr(recording, name)
                 turned |= {} if array is None else {name: array.swapaxes(0, 1)}
         part = replace(recording, **turned)
-        if _fits(part, rnn):
+        misfits.append(_misfits(part, rnn))
+        if not misfits[-1]:
             axes = f"x {x_axes}" + (f" and output {y_axes}" if whole else "")
             orders.append((axes, part))
     if not orders:
+        names = min(misfits, key=len)
+        shapes = ", ".join(f"{name} {getattr(recording, name).shape}" for name in names)
         raise InputError(
-            f"the recording fits the model in no order of axes: x {recording.x.shape}, output "
-            f"{recording.output.shape}, and the model takes {rnn.input_size} features"
+            f"the recording fits the model in no order of axes: {shapes}, where x is "
+            f"{recording.x.shape}, output {recording.output.shape}, and the model takes "
+            f"{rnn.input_size} features and has states of {_rows(rnn)} rows of {rnn.hidden_size}"
         )
     return orders
 
 
-def _fits(recording: Recording, rnn: BNLSTM) -> bool:
-    """Whether the shapes of a time-major recording agree with each other and with the model."""
+def _misfits(recording: Recording, rnn: BNLSTM) -> list[str]:
+    """Return the arrays of a time-major recording that do not fit the others and the model."""
     time, batch, features = recording.x.shape
     leading = (time, batch) if recording.output.ndim == 3 else (batch,)
-    states = (recording.h_n, recording.c_n, recording.initial_h, recording.initial_c)
-    rows = (rnn.num_layers * rnn.num_directions, batch, rnn.hidden_size)
-    return (
-        features == rnn.input_size
-        and recording.output.shape[:-1] == leading
-        and all(state is None or state.shape == rows for state in states)
-        and (recording.lengths is None or recording.lengths.shape == (batch,))
-    )
+    found = ["x"] * (features != rnn.input_size)
+    found += ["output"] * (recording.output.shape[:-1] != leading)
+    rows = (_rows(rnn), batch, rnn.hidden_size)
+    for name in ("initial_h", "initial_c", "h_n", "c_n", "lengths"):
+        array = getattr(recording, name)
+        if array is None:
+            continue
+        fits = array.shape == ((batch,) if name == "lengths" else rows)
+        if name in ("h_n", "c_n"):
+            fits = array.size == math.prod(rows)
+        found += [] if fits else [name]
+    return found
+
+
+def _rows(rnn: BNLSTM) -> int:
+    return rnn.num_layers * rnn.num_directions
+
+
+def arrangements(state: Array, rows: int, batch: int) -> dict[str, Array]:
+    """Return final states as (rows, N, H), in each way that sources arrange them.
+
+    Args:
+        state: Of rows * N * H numbers.
+        rows: num_layers * num_directions.
+        batch: N.
+
+    Returns:
+        By what the arrangement is in words: first ours, if the shape allows it.
+    """
+    size = state.size // (rows * batch)
+    shapes = {
+        OURS: ((rows, batch, size), False),
+        "(N, layers * directions, H)": ((batch, rows, size), True),
+        "(N, layers * directions * H)": ((batch, rows * size), True),
+    }
+    found = {
+        words: state.reshape(batch, rows, size).swapaxes(0, 1)
+        if by_stream
+        else state.reshape(rows, batch, size)
+        for words, (shape, by_stream) in shapes.items()
+        if state.shape == shape
+    }
+    if rows > 1 and state.shape == (rows, batch, size):  # a view of the wrong shape
+        found["the rows of each stream together"] = state.reshape(batch, rows, size).swapaxes(0, 1)
+    return found
 
 
 def compare(model: BNLSTM | BNLSTMModel, recording: Recording, axes: str) -> Agreement:
@@ -186,7 +249,11 @@ def compare(model: BNLSTM | BNLSTMModel, recording: Recording, axes: str) -> Agr
     own = _run(model, recording, torch.float32)
     errors: dict[str, float] = {}
     allowed: dict[str, float] = {}
-    for name, recorded in recording.values():
+    for name, array in recording.values():
+        recorded = array
+        if name != "output":
+            words, recorded = _arranged(name, array, truth[name][0])
+            axes += "" if words == OURS else f", {name} as {words}"
         fitting = [n for n, v in enumerate(truth[name]) if v.shape == recorded.shape]
         if not fitting:
             shapes = " or ".join(str(value.shape) for value in truth[name])
@@ -201,6 +268,21 @@ def compare(model: BNLSTM | BNLSTMModel, recording: Recording, axes: str) -> Agr
         if recorded.dtype == np.float64:
             allowed[key] = FLOAT64_LIMIT * magnitude
     return Agreement(axes, errors, allowed)
+
+
+def _arranged(name: str, recorded: Array, expected: Array) -> tuple[str, Array]:
+    """Return a final state in the arrangement that is nearest to ours, and which that is.
+
+    Raises:
+        InputError: Its shape is that of none.
+    """
+    ways = arrangements(recorded, *expected.shape[:2])
+    if not ways:
+        raise InputError(
+            f"the recorded {name} has shape {recorded.shape}, the model's {expected.shape}, of "
+            "which that is no known arrangement"
+        )
+    return min(ways.items(), key=lambda way: float(np.abs(way[1] - expected).max(initial=0)))
 
 
 def _valid(recording: Recording, name: str) -> Any:  # noqa: ANN401

@@ -4,6 +4,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from bnlstm_deploy.checkpoint.match import Match
 from bnlstm_deploy.checkpoint.parse import find_layout
 from bnlstm_deploy.checkpoint.recorded import Recording, compare
 from bnlstm_deploy.errors import InputError, LayoutError
-from bnlstm_deploy.nn import BNLSTM, State
+from bnlstm_deploy.nn import BNLSTM
 
 CHECKED_TIME, CHECKED_BATCH = 12, 3
 
@@ -35,8 +36,8 @@ class Replacement(nn.Module):
         self.rnn = rnn
         self.convention = convention
 
-    def forward(self, *args: object, **kwargs: object) -> tuple[Tensor, State]:
-        """Call the BNLSTM.
+    def forward(self, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+        """Call the BNLSTM, and return what the other module did: the output, with states or not.
 
         Raises:
             InputError: An argument that the other module did not have.
@@ -58,7 +59,12 @@ class Replacement(nn.Module):
             output = torch.where((time[:, None] < lengths)[..., None], output, h[-1])
         if self.rnn.batch_first and self.convention.output == "as_input":
             output = output.transpose(0, 1)
-        return output, (h, c)
+        results: dict[str, Any] = {
+            "output, (h, c)": (output, (h, c)),
+            "output, h, c": (output, h, c),
+            "output": output,
+        }
+        return results[self.convention.returns]
 
 
 def replace(
@@ -86,6 +92,10 @@ def replace(
             latter names the reading of the arrays that gives the same, if one is found.
         InputError: The model holds no such module, or is one itself.
     """
+    if not layouts or not all(isinstance(kind, type) for kind in layouts):
+        raise InputError(
+            f"layouts is {dict(layouts)!r}; pass the layout of each class of modules, by the class"
+        )
     found = {
         path: (module, layout)
         for path, module in model.named_modules()
@@ -117,8 +127,9 @@ def _replacement(path: str, module: nn.Module, layout: Layout, *, check: bool) -
         )
     tensors = dict(module.state_dict())
     match = recognize(tensors, layout, prefix="")
-    name = convention.batch_first
-    batch_first = name is not None and bool(getattr(module, name))
+    batch_first = convention.batch_first
+    if isinstance(batch_first, str):
+        batch_first = bool(getattr(module, batch_first))
     replacement = Replacement(build(match, tensors, batch_first=batch_first), convention)
     if check:
         _check(path, module, replacement, match)
@@ -133,12 +144,13 @@ def _check(path: str, module: nn.Module, replacement: Replacement, match: Match)
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), _double_by_default():
-            output, (h, c) = (
+            result = (
                 copy.deepcopy(module)
                 .cpu()
                 .double()
                 .eval()(x.transpose(0, 1) if rnn.batch_first else x)
             )
+            output, *values = _parts(result, convention)
     except Exception as error:  # whatever a third party's code raises
         raise LayoutError(
             f"{path}, a {type(module).__name__}, cannot be run for comparison: {error!r}. Pass "
@@ -146,7 +158,6 @@ def _check(path: str, module: nn.Module, replacement: Replacement, match: Match)
         ) from error
     if rnn.batch_first and convention.output == "as_input":
         output = output.transpose(0, 1)
-    values = [h, c] if h.shape == c.shape else [h]  # one public module turns the axes of c
     recording = Recording(x.numpy(), *(np.asarray(value) for value in (output, *values)))
     agreement = compare(rnn, recording, "random sequences")
     if agreement.holds:
@@ -159,6 +170,23 @@ def _check(path: str, module: nn.Module, replacement: Replacement, match: Match)
         f"{path}, a {type(module).__name__}, does not compute what the layout "
         f"{match.layout.name} says ({agreement}); {hint}"
     )
+
+
+def _parts(result: Any, convention: Forward) -> tuple[Tensor, ...]:  # noqa: ANN401
+    """Return the output and the final states of a module.
+
+    Raises:
+        ValueError: It returns something else.
+    """
+    if convention.returns == "output":
+        if not isinstance(result, Tensor):
+            raise ValueError(f"it returns a {type(result).__name__}, not one tensor")
+        return (result,)
+    if convention.returns == "output, h, c":
+        output, h, c = result
+    else:
+        output, (h, c) = result
+    return output, h, c
 
 
 @contextlib.contextmanager

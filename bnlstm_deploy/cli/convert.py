@@ -68,6 +68,13 @@ def convert(
             help="Compare with x and output, as the source computed them, before anything else.",
         ),
     ] = None,
+    check_states: Annotated[
+        bool,
+        typer.Option(
+            "--check-states/--no-check-states",
+            help="Compare the final states of the recording, too, or its output alone.",
+        ),
+    ] = True,
     form: Annotated[
         Form, typer.Option(help="Of the recurrence; auto is the fastest exact one for the target.")
     ] = Form.auto,
@@ -129,7 +136,7 @@ def convert(
         check_writable(path, force=force, inputs=(checkpoint, check, *reading.files, own.inputs))
     loaded = load(console, checkpoint, reading, own)
     if check is not None:
-        _check_recording(console, loaded.model, loaded.imported, check)
+        _check_recording(console, loaded.model, loaded.imported, check, states=check_states)
     for path, time in files.items():
         with replacing(path, force=force) as temporary:
             with console.status("Folding and exporting"):
@@ -175,7 +182,7 @@ def _files(output: Path, lengths: list[int]) -> dict[Path, int | None]:
 
 
 def _check_recording(
-    console: Console, model: object, imported: "Imported | None", path: Path
+    console: Console, model: object, imported: "Imported | None", path: Path, *, states: bool
 ) -> None:
     """Compare the model with what its source recorded; leave with 1 if they differ."""
     from bnlstm_deploy.checkpoint import compare_recording, read_recording
@@ -185,12 +192,17 @@ def _check_recording(
         raise InputError("--check cannot be used with --model; compare its outputs in Python")
     recording = read_recording(path)
     with console.status("Comparing with the recording"):
-        agreement = compare_recording(model, recording)
+        agreement = compare_recording(model, recording, states=states)
     if agreement.holds:
         console.print(f"matches {path}: {agreement}", style="green")
         return
     console.print(f"does not match {path}: {agreement}", style="red")
-    if imported is not None:
+    if "output" not in agreement.differing:
+        console.print(
+            "The output agrees, so the weights are these: the source records its states otherwise. "
+            "Compare the output alone by --no-check-states"
+        )
+    elif imported is not None:
         _explain(console, model, imported, path)
     raise typer.Exit(1)
 

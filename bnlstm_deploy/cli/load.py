@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bnlstm_deploy.checkpoint import Imported
+
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What torch's DataParallel and compile put before every key."""
 
 
 class Loaded(NamedTuple):
@@ -45,10 +50,14 @@ def load(
         raise InputError("neither CHECKPOINT nor --model is given; pass one of them")
     if own.inputs is not None:
         raise InputError("--inputs belongs to --model; a checkpoint tells its input's shape")
-    options: dict[str, Any] = vars(reading) | {"head": reading.head and reading.head.value}
+    options: dict[str, Any] = vars(reading) | {
+        "head": reading.head and reading.head.value,
+        "batch_first": bool(reading.batch_first),
+    }
     with console.status("Loading the checkpoint"):
         if is_native(checkpoint, reading.config, reading.layout):
-            return Loaded(room.load(checkpoint, **options))
+            told = {"batch_first": reading.batch_first is not None}  # its config.json says that
+            return Loaded(room.load(checkpoint, **options | told))
         del options["config"]
         imported = room.import_checkpoint(checkpoint, **options)
     for note in imported.notes:
@@ -65,16 +74,22 @@ def _whole_model(
 ) -> Loaded:
     """Build the user's own model, and load its state dict if one is given."""
     import torch
+    from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
     from bnlstm_deploy.checkpoint import read_tensors
 
-    misplaced = [f"--{name.replace('_', '-')}" for name, value in vars(reading).items() if value]
+    misplaced = [
+        f"--{name.replace('_', '-')}" for name, value in vars(reading).items() if value is not None
+    ]
     if misplaced:
         raise InputError(f"{', '.join(misplaced)} cannot be used with --model, which builds all")
     model = _call(factory)
     if checkpoint is not None:
+        tensors = read_tensors(checkpoint)
+        for wrapper in WRAPPERS:
+            consume_prefix_in_state_dict_if_present(tensors, wrapper)
         try:
-            model.load_state_dict(read_tensors(checkpoint))
+            model.load_state_dict(tensors)
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint} does not fit {factory}: {error}") from error
     if inputs is None:
@@ -100,10 +115,13 @@ def _call(spec: str) -> "nn.Module":
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        factory = getattr(importlib.import_module(name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"--model {spec}: {error}") from error
-    model = factory()
+        model = getattr(importlib.import_module(name), attribute)()
+    except Exception as error:  # whatever the user's own code raises
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"--model {spec}: {type(error).__name__}: {error} ({where.filename}, line "
+            f"{where.lineno}); pass a function that is called without arguments"
+        ) from error
     if not isinstance(model, nn.Module):
         raise InputError(
             f"--model {spec} returns a {type(model).__name__}; it must return a torch.nn.Module"

@@ -100,12 +100,13 @@ class Reading:
         ),
     ] = None
     batch_first: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--batch-first",
-            help="Other code's checkpoint: make input and output (N, T, .) instead of (T, N, .).",
+            "--batch-first/--time-major",
+            help="Other code's checkpoint: input and output are (N, T, .), or (T, N, .).",
+            show_default="time-major",
         ),
-    ] = False
+    ] = None
 
     @property
     def files(self) -> "tuple[Path | None, ...]":

@@ -59,11 +59,14 @@ def recalibrate(
 
     console = make_console()
     check_folder(output, force=force, inputs=(checkpoint, data, *reading.files))
-    arrays = _read(data, lengths=lengths)
-    model = load(console, checkpoint, reading).model
+    x, ends, unused = _read(data, lengths=lengths)
+    model, imported, _ = load(console, checkpoint, reading)
     assert isinstance(model, BNLSTM | BNLSTMModel)
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
-    x, ends = arrays
+    if imported is not None and reading.batch_first is None:
+        _check_axes(data, x, ends)
+    if unused:
+        console.print(f"not used of {data}: {', '.join(unused)}", style="yellow")
     sequences = x if rnn.batch_first else x.swapaxes(0, 1)
     order = np.random.default_rng(seed).permutation(len(sequences))
     # parts of at least batch_size: a last one of a single sequence would have no variance
@@ -85,8 +88,27 @@ def recalibrate(
         console.print(f"warning: {warning}", style="yellow")
 
 
-def _read(path: Path, *, lengths: bool) -> tuple[NDArray[np.floating], NDArray[np.integer] | None]:
-    """Return the sequences and, if asked for, their lengths."""
+def _check_axes(path: Path, x: NDArray[np.floating], ends: NDArray[np.integer] | None) -> None:
+    """Check that it is certain that x is time-major, which a checkpoint of other code does not say.
+
+    Raises:
+        InputError: It is not.
+    """
+    time_major, batch_first = (
+        size > 1 and (ends is None or len(ends) == size) for size in (x.shape[1], x.shape[0])
+    )
+    if batch_first:
+        which = "--batch-first or --time-major" if time_major else "--batch-first"
+        raise InputError(
+            f"{path} has sequences of shape {x.shape}, which may be (N, T, D) and "
+            f"{'(T, N, D)' if time_major else 'nothing else'}; say so by {which}"
+        )
+
+
+def _read(
+    path: Path, *, lengths: bool
+) -> tuple[NDArray[np.floating], NDArray[np.integer] | None, list[str]]:
+    """Return the sequences, if asked for their lengths, and the names of what is not used."""
     arrays = read_npz(path)
     names = [name for name in INPUT_NAMES if name in arrays]
     needed = ["lengths"] if lengths else []
@@ -101,4 +123,9 @@ def _read(path: Path, *, lengths: bool) -> tuple[NDArray[np.floating], NDArray[n
             f"{path}: {names[0]} is {x.dtype} of shape {x.shape}; pass finite floating point "
             "numbers, (N, T, D) or (T, N, D)"
         )
-    return x, arrays["lengths"] if lengths else None
+    ends = arrays["lengths"] if lengths else None
+    if ends is not None and (ends.ndim != 1 or ends.dtype.kind not in "iu"):
+        raise InputError(
+            f"{path}: lengths is {ends.dtype} of shape {ends.shape}; pass integers (N,)"
+        )
+    return x, ends, sorted(arrays.keys() - {names[0], *needed})

@@ -11,8 +11,8 @@ from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.options import Force, Model, Running
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.metadata import CARRIED
 from bnlstm_deploy.npz import read_npz
+from bnlstm_deploy.signature import Signature
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
     session = running.open(model)
     feeds = read_npz(input, session.inputs[0].name)
     if state is not None:
-        feeds |= _continued(read_npz(state, ""))
+        feeds |= _continued(state, session.signature)
     results = session.run(feeds)
     with replacing(output, force=force) as temporary, temporary.open("wb") as file:
         np.savez(file, **results)  # type: ignore[arg-type]
@@ -56,12 +56,23 @@ def run(
     make_console().print(f"Wrote {output}: {shapes}")
 
 
-def _continued(results: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-    """Return the state inputs that the outputs of the run before give."""
-    inputs = {out: into for into, out in CARRIED.items()}
-    feeds = {}
-    for name, array in results.items():
-        prefix, dot, kind = name.rpartition(".")
-        if kind in inputs:
-            feeds[f"{prefix}{dot}{inputs[kind]}"] = array
-    return feeds
+def _continued(path: Path, signature: Signature) -> dict[str, NDArray[np.generic]]:
+    """Return the state inputs that the outputs of the run before give.
+
+    Raises:
+        InputError: They are no outputs of this model, or lack a state; or no stream of the model
+            can be continued.
+    """
+    if not signature.streams:
+        why = next(iter(signature.whole.values()), "a model that passes its BNLSTM a state itself")
+        raise InputError(f"--state is given for {why}; run whole sequences, without it")
+    results = read_npz(path)
+    known = [value.name for value in (*signature.outputs, *signature.state_outputs)]
+    missing = sorted({*signature.carried.values()} - results.keys())
+    unknown = sorted(results.keys() - {*known})
+    if missing or unknown:
+        raise InputError(
+            f"{path} lacks {missing} and has the unknown arrays {unknown}; pass what a run of this "
+            f"model wrote, with the outputs {known}"
+        )
+    return {into: results[out] for into, out in signature.carried.items()}

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.errors import ExportError
+from bnlstm_deploy.seal import serialize
 from bnlstm_deploy.signature import BATCH
 
 
@@ -62,7 +63,7 @@ def batch_first(
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the batch-first copy of {source} is not valid ONNX: {error}") from error
     with replacing(destination) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
+        temporary.write_bytes(serialize(proto))
 
 
 def _take_in(graph: ir.Graph, value: ir.Value, port: Port) -> ir.Value:

@@ -32,6 +32,7 @@ from bnlstm_deploy.exporting.values import (
 )
 from bnlstm_deploy.metadata import Metadata, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.seal import serialize
 from bnlstm_deploy.signature import TIME
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -173,7 +174,7 @@ def export(
     defaults = {i.name: i.default for i in state if i.default is not None}
     proto = finish(graph, metadata, defaults)
     with replacing(path, force=force) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
+        temporary.write_bytes(serialize(proto))
     return metadata
 
 

@@ -14,6 +14,7 @@ from bnlstm_deploy.runtime.device import Device, using
 from bnlstm_deploy.runtime.kernel import Native, register, warn
 from bnlstm_deploy.runtime.provider_options import CPU
 from bnlstm_deploy.runtime.providers import Resolved, why_not
+from bnlstm_deploy.seal import check_seal
 
 ERROR_SEVERITY, FATAL_SEVERITY = 3, 4
 
@@ -50,9 +51,10 @@ class Opening:
             native: Whether the native kernel is taken, where it can be.
 
         Raises:
-            RuntimeSessionError: The file or a provider cannot be used, or BNLSTM_DEPLOY_NATIVE
-                names an instruction set that cannot be had.
+            RuntimeSessionError: The file is damaged, it or a provider cannot be used, or
+                BNLSTM_DEPLOY_NATIVE names an instruction set that cannot be had.
         """
+        check_seal(path)
         options = self._options()
         kernel = Native(None, "native=False")
         if native and [name for name, _ in self.providers] == [CPU]:

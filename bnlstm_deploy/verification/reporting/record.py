@@ -9,6 +9,7 @@ import onnx
 from bnlstm_deploy.atomic import replacing
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.metadata import VERIFIED
+from bnlstm_deploy.seal import serialize
 from bnlstm_deploy.verification.judging.report import Report
 
 
@@ -44,7 +45,7 @@ def record(report: Report, path: str | Path) -> Report:
     }
     for name, value in facts.items():
         proto.metadata_props.add(key=VERIFIED + name, value=value)
-    content = proto.SerializeToString()
+    content = serialize(proto)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()

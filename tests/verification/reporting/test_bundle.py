@@ -106,7 +106,7 @@ def test_a_folder_in_the_way_is_left_alone(model, paths, tmp_path):
     with pytest.raises(InputError, match="exists; choose another name"):
         write_bundle(tmp_path / "b", paths["broken"], case, TOLERANCE, {})
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be written"):
         write_bundle(tmp_path / "file" / "b", paths["broken"], case, TOLERANCE, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "file"]
 
