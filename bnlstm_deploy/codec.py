@@ -43,7 +43,7 @@ def read_json(path: Path, kind: type[T], error: type[BnlstmError]) -> T:
     """
     try:
         content = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, RecursionError) as cause:
+    except (OSError, UnicodeError, msgspec.DecodeError, RecursionError) as cause:
         raise error(f"{path} cannot be read as JSON: {cause}") from cause
     return decode(content, kind, str(path), error)
 

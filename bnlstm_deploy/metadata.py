@@ -146,7 +146,7 @@ class Metadata:
                 layers.setdefault("streams", layers["num_directions"] == 1)
             own = {"verified": verified, "producer": given["producer"]}
             return msgspec.convert({**values, **texts, **own}, cls)
-        except (AttributeError, KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise RuntimeSessionError(
                 f"the file's bnlstm.* metadata is damaged ({error!r}); export it again"
             ) from error

@@ -119,6 +119,15 @@ def read_recording(path: Path) -> Recording:
         )
     if ("initial_h" in arrays) != ("initial_c" in arrays):
         raise InputError(f"{path} has one of initial_h and initial_c; save both")
+    strange = [
+        n for n, a in arrays.items() if a.dtype.kind not in ("iu" if n == "lengths" else "f")
+    ]
+    if strange or any(array.size == 0 for array in arrays.values()):
+        kinds = ", ".join(f"{n} {a.dtype} of shape {a.shape}" for n, a in arrays.items())
+        raise InputError(
+            f"{path} holds {kinds}; save floating point numbers, integers for lengths, and at "
+            "least one of each"
+        )
     recording = Recording(**arrays)
     if recording.x.ndim != 3 or recording.output.ndim not in (2, 3):
         raise InputError(

@@ -48,7 +48,7 @@ def run(
     session = running.open(model)
     feeds = read_npz(input, session.inputs[0].name)
     if state is not None:
-        feeds |= _continued(state, session.signature)
+        feeds |= read_state(state, session.signature)
     results = session.run(feeds)
     with replacing(output, force=force) as temporary, temporary.open("wb") as file:
         np.savez(file, **results)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def run(
     make_console().print(f"Wrote {output}: {shapes}")
 
 
-def _continued(path: Path, signature: Signature) -> dict[str, NDArray[np.generic]]:
+def read_state(path: Path, signature: Signature) -> dict[str, NDArray[np.generic]]:
     """Return the state inputs that the outputs of the run before give.
 
     Raises:

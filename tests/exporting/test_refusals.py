@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnlstm_deploy.errors import ExportError, FoldError
+from bnlstm_deploy.errors import ExportError, FoldError, InputError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
@@ -127,10 +127,10 @@ def test_statistics_that_cannot_be_folded_leave_no_file(tmp_path):
 def test_an_existing_file_is_kept_unless_forced(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_text("precious")
-    with pytest.raises(ExportError, match="exists"):
+    with pytest.raises(InputError, match="exists"):
         export(BNLSTM(3, 3, max_length=4), path)
     assert path.read_text() == "precious"
     export(BNLSTM(3, 3, max_length=4), path, force=True)
     Session(path)
-    with pytest.raises(ExportError, match="does not exist; create it"):
+    with pytest.raises(InputError, match="choose a folder that exists"):
         export(BNLSTM(3, 3, max_length=4), tmp_path / "nowhere" / "m.onnx")
