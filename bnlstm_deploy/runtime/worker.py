@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 from pathlib import Path
+from typing import IO
 
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.runtime.session import Session
@@ -29,23 +30,29 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
-    requests = sys.stdin.buffer
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        _work(sys.stdin.buffer, answers)
+    with contextlib.suppress(BrokenPipeError):
+        answers.close()
+
+
+def _work(requests: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer requests.
+
+    Raises:
+        EOFError: The other end closed; or a BrokenPipeError.
+    """
     path, provider, native = pickle.load(requests)
     try:
         session = _Beside(Path(path), providers=(provider,), native=native)
     except BnlstmError as error:
-        with contextlib.suppress(BrokenPipeError):  # another worker's error was answer enough
-            pickle.dump(error, answers)
-            answers.close()
+        pickle.dump(error, answers)
         return
     answer: object = {name: getattr(session, name) for name in FACTS}
     while True:
         pickle.dump(answer, answers)
         answers.flush()
-        try:
-            feeds, checked = pickle.load(requests)
-        except EOFError:
-            return
+        feeds, checked = pickle.load(requests)
         try:
             answer = session.run(feeds) if checked else session.run_unchecked(feeds)
         except BnlstmError as error:
