@@ -216,7 +216,7 @@ def test_no_reading_fits_other_weights(tmp_path):
             {"x": np.ones((2, 3, 4)), "output": np.ones((2, 3, 4)), "initial_h": np.ones(1)},
             "save both",
         ),
-        ({"x": np.ones((2, 3, 4)), "output": np.array(["a"])}, r"output \(1,\)"),
+        ({"x": np.ones((2, 3, 4)), "output": np.array(["a"])}, r"output <U1 of shape \(1,\)"),
     ],
 )
 def test_bad_recordings_are_one_clear_error(arrays, message, tmp_path):
@@ -235,3 +235,62 @@ def test_recordings_of_another_model_are_one_clear_error(tmp_path):
         compare_recording(model, dataclasses.replace(recording, x=recording.x[..., :2]))
     with pytest.raises(InputError, match=r"the recorded output is \(9, 3, 3\)"):
         compare_recording(model, dataclasses.replace(recording, output=recording.output[..., :3]))
+
+
+ARRANGEMENTS = {
+    "(N, layers * directions, H)": lambda s: s.swapaxes(0, 1),
+    "(N, layers * directions * H)": lambda s: s.swapaxes(0, 1).reshape(s.shape[1], -1),
+    "the rows of each stream together": lambda s: s.swapaxes(0, 1).reshape(s.shape),
+}
+
+
+@pytest.mark.parametrize("arranged", ARRANGEMENTS)
+@pytest.mark.parametrize("name", ["jihunchoi", "hellozgy_bidirectional"])
+def test_usual_arrangements_of_final_states(name, arranged, tmp_path):
+    source, recording = record(name)
+    change = ARRANGEMENTS[arranged]
+    model = import_checkpoint(write(tmp_path, source)).model
+    changed = dataclasses.replace(recording, c_n=change(recording.c_n))
+    agreement = compare_recording(model, changed)
+    assert agreement.holds, agreement
+    assert agreement.axes.endswith(f", c_n as {arranged}")
+    wrong = compare_recording(model, dataclasses.replace(changed, c_n=changed.c_n + 1e-3))
+    assert wrong.differing == ("c_n",)
+    assert str(wrong).startswith("c_n differs: output (float64) off by")
+
+
+def test_the_output_alone(tmp_path):
+    source, recording = record("jihunchoi")
+    model = import_checkpoint(write(tmp_path, source)).model
+    strange = dataclasses.replace(recording, c_n=recording.c_n[..., :-1])
+    with pytest.raises(InputError, match=r"in no order of axes: c_n \(2, 3, 3\), where x is"):
+        compare_recording(model, strange)
+    assert compare_recording(model, strange, states=False).holds
+    wrong = dataclasses.replace(strange, output=recording.output + 1e-3)
+    assert compare_recording(model, wrong, states=False).differing == ("output",)
+
+
+def test_a_state_of_no_known_arrangement(tmp_path):
+    source, recording = record("jihunchoi")
+    model = import_checkpoint(write(tmp_path, source)).model
+    flat = dataclasses.replace(recording, h_n=recording.h_n.ravel())
+    with pytest.raises(
+        InputError, match=r"recorded h_n has shape \(24,\), the model's \(2, 3, 4\)"
+    ):
+        compare_recording(model, flat)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("x", np.zeros((2, 3, 4), "U1")),
+        ("output", np.zeros((2, 3, 4), int)),
+        ("lengths", np.ones(2)),
+    ],
+)
+def test_recordings_of_other_than_numbers(name, array, tmp_path):
+    _, recording = record("jihunchoi")
+    arrays = {"x": recording.x, "output": recording.output, name: array}
+    np.savez(tmp_path / "r.npz", **arrays)
+    with pytest.raises(InputError, match="save floating point numbers, integers for lengths"):
+        read_recording(tmp_path / "r.npz")
