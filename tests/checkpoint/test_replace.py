@@ -175,6 +175,14 @@ def test_a_module_that_cannot_be_run_is_replaced_unseen_on_request():
     assert list(replace(model, {Broken: "jihunchoi"}, check=False)) == ["0"]
 
 
+@pytest.mark.parametrize(
+    "layouts", [{}, {"TheirLSTM": "jihunchoi"}, {nn.Linear(1, 1): "jihunchoi"}]
+)
+def test_layouts_are_by_class(layouts):
+    with pytest.raises(InputError, match="pass the layout of each class of modules, by the class"):
+        replace(nn.Sequential(nn.Linear(1, 1)), layouts)
+
+
 def test_refusals():
     with pytest.raises(InputError, match="Linear holds no TheirLSTM"):
         replace(nn.Linear(2, 2), {TheirLSTM: "jihunchoi"})

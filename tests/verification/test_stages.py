@@ -183,6 +183,8 @@ def test_data_of_ones_own(model, path, tmp_path):
     np.savez(tmp_path / "z.npz", z=x)
     with pytest.raises(InputError, match=r"the data holds the arrays \['z'\]"):
         check(model, path, data=[tmp_path / "z.npz"])
+    with pytest.raises(InputError, match=r"holds \['x'\], which a file before it holds, too"):
+        check(model, path, data=[tmp_path / "x.npz", tmp_path / "x.npz"])
 
 
 def test_reports_survive_json_and_are_judged_anew(model, path):

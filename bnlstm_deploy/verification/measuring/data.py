@@ -103,7 +103,11 @@ def read_data(paths: Sequence[Path], graph: Graph) -> Data:
     """
     arrays: dict[str, Array] = {}
     for path in paths:
-        arrays |= read_npz(path)
+        found = read_npz(path)
+        twice = sorted(arrays.keys() & found.keys())
+        if twice:
+            raise InputError(f"{path} holds {twice}, which a file before it holds, too; join them")
+        arrays |= found
     labels = arrays.pop("y", None)
     names = [value.name for value in graph.inputs]
     if len(names) == 1 and names[0] not in arrays:
