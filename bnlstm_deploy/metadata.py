@@ -145,7 +145,14 @@ class Metadata:
             for layers in values["layers"]:  # older files do not say whether they stream
                 layers.setdefault("streams", layers["num_directions"] == 1)
             own = {"verified": verified, "producer": given["producer"]}
-            return msgspec.convert({**values, **texts, **own}, cls)
+            metadata = msgspec.convert({**values, **texts, **own}, cls)
+            sizes = [
+                (e.input_size, e.hidden_size, e.num_layers, e.num_directions, e.steps)
+                for e in metadata.layers
+            ]
+            if not sizes or min(map(min, sizes)) < 1:
+                raise ValueError(f"layers of the sizes {sizes}")
+            return metadata
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise RuntimeSessionError(
                 f"the file's bnlstm.* metadata is damaged ({error!r}); export it again"

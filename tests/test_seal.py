@@ -62,3 +62,26 @@ def test_it_may_be_sealed_again(path, tmp_path):
     onnx.checker.check_model(again)
     assert [entry.key for entry in onnx.load(again).metadata_props].count(KEY) == 1
     assert onnx.load(again).ir_version == proto.ir_version
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layers", "[]"),
+        ("layers", '[{"name": ""}]'),
+        ("layers", "[" * 100_000),
+        ("layers", None),
+        ("time_axes", "3"),
+        ("pads", "maybe"),
+    ],
+)
+def test_metadata_that_say_nothing_sensible(name, value, path, tmp_path):
+    proto = onnx.load(path)
+    entry = next(e for e in proto.metadata_props if e.key == f"bnlstm.{name}")
+    if value is None:
+        value = entry.value.replace('"steps": 2', '"steps": -2')
+        assert value != entry.value
+    entry.value = value
+    (tmp_path / "strange.onnx").write_bytes(serialize(proto))
+    with pytest.raises(RuntimeSessionError, match=r"the file's bnlstm\.\* metadata is damaged"):
+        Session(tmp_path / "strange.onnx")
