@@ -1,0 +1,98 @@
+"""A node on Triton's interpreter: the launches of a run, on the host's memory."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from tests.native.reference import Array
+
+
+class Tiles(NamedTuple):
+    """Sizes of tiles: streams, hidden units, and what a product is summed up by."""
+
+    streams: int = 16
+    units: int = 16
+    sums: int = 16
+
+
+def run(
+    arrays: dict[str, Array],
+    *,
+    sequence: bool,
+    tiles: Tiles = Tiles(),
+    precision: str = "ieee",
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Array]:
+    """Run a node; return its outputs.
+
+    Args:
+        arrays: Its inputs by name, in float32; those that are left empty are absent.
+        sequence: Whether all timesteps are one launch.
+        tiles: Of the launches.
+        precision: Of products in float32.
+        dtype: Of X, weights and Y.
+    """
+    from bnlstm_deploy.native.cuda import kernels
+
+    given = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    x, weight_ih, weight_hh = (given[n].to(dtype) for n in ("X", "weight_ih", "weight_hh"))
+    (T, N, D), H = x.shape, weight_hh.shape[1]
+    S = len(given.get("rows", given["bias"]))
+    y = torch.full((T, N, H), torch.nan, dtype=dtype)
+    y_h, y_c = (torch.full((N, H), torch.nan) for _ in range(2))
+    results = {"Y": y, "Y_h": y_h, "Y_c": y_c}
+    if N * H == 0:
+        return {name: tensor.float().numpy() for name, tensor in results.items()}
+    nothing = torch.zeros(1)
+    none = torch.zeros(1, dtype=torch.int64)
+    counts = [
+        part
+        for name in ("lengths", "start_step")
+        for part in (given.get(name, none), int(len(given.get(name, none)) > 1))
+    ]
+    counts += [given.get("rows", none)]
+    flags = {
+        "LENGTHS": "lengths" in given,
+        "START": "start_step" in given,
+        "ROWS": "rows" in given,
+        "PRECISION": precision,
+    }
+    scales = [given.get(n, nothing) for n in ("hidden_scale", "cell_scale", "cell_shift")]
+    flags_of_scales = {"HIDDEN_SCALE": "hidden_scale" in given, "CELL": "cell_scale" in given}
+    over = (cdiv(N, tiles.streams), cdiv(H, tiles.units))
+    h = torch.full((N, H), torch.nan, dtype=dtype)
+    first = given["initial_h"], given["initial_c"]
+    strides = [H if len(state) > 1 else 0 for state in first]
+    kernels.begin[over](*first, *strides, h, y_h, y_c, N, H, tiles.streams, tiles.units)
+    part = torch.full((T, N, 4 * H), torch.nan)
+    if T > 0:
+        kernels.input_part[cdiv(T * N, tiles.streams), cdiv(4 * H, tiles.units)](
+            x if D else nothing.to(dtype),
+            weight_ih if D else nothing.to(dtype),
+            given["bias"],
+            given.get("input_scale", nothing),
+            *counts,
+            part,
+            T, N, D, S, H,
+            INPUT_SCALE="input_scale" in given,
+            **flags, BM=tiles.streams, BG=tiles.units, BK=tiles.sums,
+        )  # fmt: skip
+    rest = [*scales, *counts, y, y_h, y_c]
+    if sequence and T > 0:
+        units = max(16, 1 << (H - 1).bit_length())
+        kernels.sequence[(over[0],)](
+            weight_hh, part, *rest, T, N, S, H,
+            **flags, **flags_of_scales, BN=tiles.streams, BH=units,
+        )  # fmt: skip
+    for t in range(0 if sequence else T):
+        kernels.step[over](
+            h if t == 0 else y[t - 1], weight_hh, part, *rest, t, T, N, S, H,
+            **flags, **flags_of_scales, BN=tiles.streams, BH=tiles.units, BK=tiles.sums,
+        )  # fmt: skip
+    return {name: np.asarray(tensor.float()) for name, tensor in results.items()}
+
+
+def cdiv(one: int, other: int) -> int:
+    """Return the quotient, rounded up."""
+    return -(-one // other)
