@@ -9,6 +9,8 @@
 # make fuzz                10,000 damaged and hostile files: what gets through?
 # make test-cuda-stub      what the CUDA provider does with exported files, counted without a GPU
 # make launches            count it anew: tests/cuda_stub/launches.json, docs/gpu.md, tools/placement/measured.json
+# make test-kernels        the kernels for GPUs in Triton's interpreter
+# make kernels             compile them for every architecture, without a GPU: docs/kernels.json
 # make test-gpu            the CUDA provider's numbers, captured and not; needs a GPU
 # make test-triton         exported files on a real tritonserver
 # make clean               remove the environments and the demo's files
@@ -22,6 +24,8 @@ ON_STUB := BNLSTM_CUDA_STUB=1 LD_LIBRARY_PATH=$(CURDIR)/$(STUB)/cuda_stub $(STUB
 GPU := .venv-gpu
 TRITON := .venv-triton
 OLDEST := .venv-oldest
+# Triton alone, a gigabyte, beside the environment: neither its users nor the other tests need it.
+KERNELS := .kernels
 # Installing compiles these.
 NATIVE := hatch_build.py bnlstm_deploy/native/build.py $(wildcard bnlstm_deploy/native/src/*)
 
@@ -29,7 +33,7 @@ QUICK := tests/nn tests/folding tests/checkpoint/test_own_format.py tests/test_p
 	tests/exporting/test_forms.py tests/exporting/test_scan.py tests/runtime/test_session.py \
 	tests/runtime/test_device.py tests/verification/judging/test_report.py tests/serve/test_merger.py
 
-.PHONY: demo test test-slow quick mutate wheels test-native-oldest honest fuzz test-cuda-stub test-gpu test-triton launches clean
+.PHONY: demo test test-slow quick mutate wheels test-native-oldest honest fuzz test-cuda-stub test-kernels kernels test-gpu test-triton launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -69,6 +73,12 @@ test-cuda-stub: $(STUB)/installed
 	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
 	$(ON_STUB)/pytest --numprocesses=auto tests/cuda_stub tests/runtime/test_cuda_graphs.py
 
+test-kernels: .venv/installed $(KERNELS)/installed
+	PYTHONPATH=$(KERNELS) $(BIN)/pytest --numprocesses=auto tests/native/cuda
+
+kernels: .venv/installed $(KERNELS)/installed
+	PYTHONPATH=$(KERNELS) $(BIN)/python -m tools.cuda_kernels
+
 # Gigabytes are to be installed for it, so look for a GPU first.
 test-gpu:
 	@if nvidia-smi --list-gpus > /dev/null 2>&1; then $(MAKE) $(GPU)/installed && $(GPU)/bin/pytest tests/gpu; \
@@ -84,7 +94,7 @@ launches: $(STUB)/installed
 	$(ON_STUB)/python -m tests.cuda_stub.kernels
 
 clean:
-	rm -rf .venv $(STUB) $(GPU) $(TRITON) $(OLDEST) demo dist
+	rm -rf .venv $(KERNELS) $(STUB) $(GPU) $(TRITON) $(OLDEST) demo dist
 
 .venv/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
@@ -103,6 +113,10 @@ $(STUB)/installed: pyproject.toml constraints.txt
 $(TRITON)/installed: tests/triton/requirements.txt
 	$(PYTHON) -m venv $(TRITON)
 	$(TRITON)/bin/pip install --quiet --requirement $<
+	touch $@
+
+$(KERNELS)/installed: constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --target $(KERNELS) --no-deps triton
 	touch $@
 
 # The oldest that pyproject.toml admits.

@@ -6,6 +6,7 @@ from torch import nn
 
 from bnlstm_deploy.errors import ExportError, FoldError, InputError
 from bnlstm_deploy.exporting import export
+from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
 from tests.models import randomize
@@ -134,3 +135,11 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path):
     Session(path)
     with pytest.raises(InputError, match="choose a folder that exists"):
         export(BNLSTM(3, 3, max_length=4), tmp_path / "nowhere" / "m.onnx")
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 3, 3)])
+def test_inputs_of_other_than_three_axes(shape):
+    with pytest.raises(
+        ExportError, match=f"an input of {len(shape)} axes; for export it must have"
+    ):
+        FoldedBNLSTM(BNLSTM(3, 3, max_length=4))(torch.zeros(shape))

@@ -1,8 +1,9 @@
 """The operator `bnlstm::BNLSTM` in Triton's language: what a launch computes.
 
 A run of a node is `begin`, `input_part`, and then T launches of `step` or one of `sequence`. All of
-them take the arrays of docs/operator.md, row-major, as they are. An array that is left empty is a
-null pointer, and a flag says so; a first axis of 1 has the stride 0.
+them take the arrays of docs/operator.md, row-major, as they are. What is left empty is never read:
+a negative stride says so of `lengths` and `start_step`, and a 0 of the others. The stride of a
+first axis of 1 is 0.
 
 Triton is needed to compile these (`compile.py`) and to test them, not to run them.
 """
@@ -20,8 +21,9 @@ def _sigmoid(x):
 def _tanh(x):
     """Cephes' tanhf: an odd polynomial near 0, where the quotient would lose what is small."""
     z = x * x
-    small = (((-5.70498872745e-3 * z + 2.06390887954e-2) * z - 5.37397155531e-2) * z
-             + 1.33314422036e-1) * z - 3.33332819422e-1
+    small = (
+        ((-5.70498872745e-3 * z + 2.06390887954e-2) * z - 5.37397155531e-2) * z + 1.33314422036e-1
+    ) * z - 3.33332819422e-1
     small = small * z * x + x
     magnitude = 1.0 - 2.0 / (tl.exp(2.0 * tl.abs(x)) + 1.0)
     large = tl.where(x < 0, -magnitude, magnitude)
@@ -29,41 +31,47 @@ def _tanh(x):
 
 
 @triton.jit
-def _length(lengths, stride, n, is_stream, T, LENGTHS: tl.constexpr):
-    """The valid timesteps of streams, at most T."""
-    if LENGTHS:
-        given = tl.load(lengths + n * stride, mask=is_stream, other=0)
-        return tl.minimum(given, T).to(tl.int32)
-    else:
-        return tl.where(is_stream, T, 0)
+def _given(mask, number):
+    """The mask where something is given, which a number above 0 says; else nothing."""
+    return mask & (tl.zeros(mask.shape, tl.int32) < number)
 
 
 @triton.jit
-def _row(start_step, stride, rows, n, is_stream, t, S, START: tl.constexpr, ROWS: tl.constexpr):
-    """The rows of the statistics at timestep t of streams."""
-    if START:
-        start = tl.load(start_step + n * stride, mask=is_stream, other=0)
-        step = tl.where(start < S - 1 - t, start + t, S - 1).to(tl.int32)  # a sum may overflow
-    else:
-        step = tl.minimum(n * 0 + t, S - 1)
-    if ROWS:
-        return tl.load(rows + step, mask=is_stream, other=0).to(tl.int32)
-    else:
-        return step
+def _length(lengths, stride, n, is_stream, T):
+    """The valid timesteps of streams, at most T; without `lengths` the stride is negative."""
+    given = tl.load(lengths + n * stride, mask=_given(is_stream, stride + 1), other=T)
+    return tl.where(is_stream, tl.minimum(given, T), 0).to(tl.int32)
 
 
 @triton.jit
-def _scale(scale, at, mask, GIVEN: tl.constexpr):
-    if GIVEN:
-        return tl.load(scale + at, mask=mask, other=0.0)
-    else:
-        return 1.0
+def _row(start_step, stride, rows, num_rows, n, is_stream, t, S):
+    """The rows of the statistics at timestep t of streams; num_rows is 0 without `rows`."""
+    start = tl.load(start_step + n * stride, mask=_given(is_stream, stride + 1), other=0)
+    step = tl.where(start < S - 1 - t, start + t, S - 1).to(tl.int32)  # a sum may overflow
+    row = tl.load(rows + step, mask=_given(is_stream, num_rows), other=0).to(tl.int32)
+    return tl.where(_given(is_stream, num_rows), row, step)
+
+
+@triton.jit
+def _gate(product, scale, scaled, part, at, at_part, mask):
+    """A gate before its function: the hidden product scaled, and the input's part."""
+    factor = tl.load(scale + at, mask=_given(mask, scaled), other=1.0)
+    return product * factor + tl.load(part + at_part, mask=mask, other=0.0)
 
 
 @triton.jit
 def begin(
-    initial_h, initial_c, h_stride, c_stride, h, y_h, y_c, N, H,
-    BN: tl.constexpr, BH: tl.constexpr,
+    initial_h,
+    initial_c,
+    h,
+    y_h,
+    y_c,
+    N,
+    H,
+    h_stride,
+    c_stride,
+    BN: tl.constexpr,
+    BH: tl.constexpr,
 ):
     """Put the initial state into y_h and y_c, and h as an operand, (N, H).
 
@@ -82,10 +90,26 @@ def begin(
 
 @triton.jit
 def input_part(
-    x, weight_ih, bias, input_scale, lengths, lengths_stride, start_step, start_stride, rows, part,
-    T, N, D, S, H,
-    INPUT_SCALE: tl.constexpr, LENGTHS: tl.constexpr, START: tl.constexpr,
-    ROWS: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BG: tl.constexpr,
+    x,
+    weight_ih,
+    bias,
+    input_scale,
+    lengths,
+    start_step,
+    rows,
+    part,
+    T,
+    N,
+    D,
+    H,
+    S,
+    scaled,
+    lengths_stride,
+    start_stride,
+    num_rows,
+    PRECISION: tl.constexpr,
+    BM: tl.constexpr,
+    BG: tl.constexpr,
     BK: tl.constexpr,
 ):
     """Compute input_scale[k] * (weight_ih x) + bias[k] of all timesteps and streams, (T, N, 4H).
@@ -98,59 +122,65 @@ def input_part(
     is_gate = gate < 4 * H
     t, n = m // N, m % N
     is_stream = m < T * N
-    valid = is_stream & (t < _length(lengths, lengths_stride, n, is_stream, T, LENGTHS))
+    valid = is_stream & (t < _length(lengths, lengths_stride, n, is_stream, T))
     product = tl.zeros((BM, BG), tl.float32)
     for k0 in range(0, D, BK):
         k = k0 + tl.arange(0, BK)
-        is_k = k < D
-        operand = tl.load(
-            x + m[:, None].to(tl.int64) * D + k[None, :],
-            mask=valid[:, None] & is_k[None, :], other=0.0,
-        )
-        weight = tl.load(
-            weight_ih + gate[:, None].to(tl.int64) * D + k[None, :],
-            mask=is_gate[:, None] & is_k[None, :], other=0.0,
-        )
+        is_k = (k < D)[None, :]
+        at = m[:, None].to(tl.int64) * D + k[None, :]
+        operand = tl.load(x + at, mask=valid[:, None] & is_k, other=0.0)
+        at = gate[:, None].to(tl.int64) * D + k[None, :]
+        weight = tl.load(weight_ih + at, mask=is_gate[:, None] & is_k, other=0.0)
         product = tl.dot(operand, tl.trans(weight), product, input_precision=PRECISION)
-    k = _row(start_step, start_stride, rows, n, is_stream, t, S, START, ROWS)
+    row = _row(start_step, start_stride, rows, num_rows, n, is_stream, t, S)
     mask = valid[:, None] & is_gate[None, :]
-    at = k[:, None].to(tl.int64) * (4 * H) + gate[None, :]
-    result = product * _scale(input_scale, at, mask, INPUT_SCALE)
-    result += tl.load(bias + at, mask=mask, other=0.0)
+    at = row[:, None].to(tl.int64) * (4 * H) + gate[None, :]
+    factor = tl.load(input_scale + at, mask=_given(mask, scaled), other=1.0)
+    result = product * factor + tl.load(bias + at, mask=mask, other=0.0)
     tl.store(part + m[:, None].to(tl.int64) * (4 * H) + gate[None, :], result, mask=mask)
 
 
 @triton.jit
-def _cell(
-    i, f, g, o, c, at, mask, cell_scale, cell_shift, CELL: tl.constexpr,
-):
+def _cell(i, f, g, o, c, cell_scale, cell_shift, normalized, at, mask):
     """The new cell and hidden state, from gates before their functions."""
     c = _sigmoid(f) * c + _sigmoid(i) * _tanh(g)
-    if CELL:
-        scale = tl.load(cell_scale + at, mask=mask, other=0.0)
-        normalized = scale * c + tl.load(cell_shift + at, mask=mask, other=0.0)
-    else:
-        normalized = c
-    return c, _sigmoid(o) * _tanh(normalized)
-
-
-@triton.jit
-def _keep(y, y_h, y_c, h, c, at, at_t, mask, valid):
-    """Store what a timestep leaves: states of valid streams, and Y, which is 0 for the others."""
-    tl.store(y_h + at, h, mask=mask & valid)
-    tl.store(y_c + at, c, mask=mask & valid)
-    tl.store(y + at_t, tl.where(valid, h, 0.0).to(y.dtype.element_ty), mask=mask)
+    scale = tl.load(cell_scale + at, mask=_given(mask, normalized), other=1.0)
+    shift = tl.load(cell_shift + at, mask=_given(mask, normalized), other=0.0)
+    return c, _sigmoid(o) * _tanh(scale * c + shift)
 
 
 @triton.jit
 def step(
-    h, weight_hh, part, hidden_scale, cell_scale, cell_shift, lengths, lengths_stride, start_step,
-    start_stride, rows, y, y_h, y_c, t, T, N, S, H,
-    HIDDEN_SCALE: tl.constexpr, CELL: tl.constexpr, LENGTHS: tl.constexpr,
-    START: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr, BN: tl.constexpr,
-    BH: tl.constexpr, BK: tl.constexpr,
+    h,
+    weight_hh,
+    part,
+    hidden_scale,
+    cell_scale,
+    cell_shift,
+    lengths,
+    start_step,
+    rows,
+    y,
+    y_h,
+    y_c,
+    t,
+    T,
+    N,
+    H,
+    S,
+    scaled,
+    normalized,
+    lengths_stride,
+    start_stride,
+    num_rows,
+    PRECISION: tl.constexpr,
+    BN: tl.constexpr,
+    BH: tl.constexpr,
+    BK: tl.constexpr,
 ):
     """Compute timestep t from h, the operand, (N, H): that of `begin`, or the row before of y.
+
+    y_h and y_c hold the states: they are read and written in place, each value by one block.
 
     Grid: tiles of BN streams by tiles of BH hidden units.
     """
@@ -161,50 +191,65 @@ def step(
     f = tl.zeros((BN, BH), tl.float32)
     g = tl.zeros((BN, BH), tl.float32)
     o = tl.zeros((BN, BH), tl.float32)
+    gate = H.to(tl.int64) * H
     for k0 in range(0, H, BK):
         k = k0 + tl.arange(0, BK)
-        is_k = k < H
-        operand = tl.load(
-            h + n[:, None].to(tl.int64) * H + k[None, :],
-            mask=is_stream[:, None] & is_k[None, :], other=0.0,
-        )
-        weight = weight_hh + j[:, None] * H + k[None, :]
-        mask = is_unit[:, None] & is_k[None, :]
-        i = tl.dot(operand, tl.trans(tl.load(weight, mask=mask, other=0.0)), i,
-                   input_precision=PRECISION)
-        f = tl.dot(operand, tl.trans(tl.load(weight + H * H, mask=mask, other=0.0)), f,
-                   input_precision=PRECISION)
-        g = tl.dot(operand, tl.trans(tl.load(weight + 2 * H * H, mask=mask, other=0.0)), g,
-                   input_precision=PRECISION)
-        o = tl.dot(operand, tl.trans(tl.load(weight + 3 * H * H, mask=mask, other=0.0)), o,
-                   input_precision=PRECISION)
-    row = _row(start_step, start_stride, rows, n, is_stream, t, S, START, ROWS)[:, None]
-    valid = (t < _length(lengths, lengths_stride, n, is_stream, T, LENGTHS))[:, None]
+        is_k = (k < H)[None, :]
+        at = n[:, None].to(tl.int64) * H + k[None, :]
+        operand = tl.load(h + at, mask=is_stream[:, None] & is_k, other=0.0)
+        weight = weight_hh + j[:, None].to(tl.int64) * H + k[None, :]
+        mask = is_unit[:, None] & is_k
+        w = tl.trans(tl.load(weight, mask=mask, other=0.0))
+        i = tl.dot(operand, w, i, input_precision=PRECISION)
+        w = tl.trans(tl.load(weight + gate, mask=mask, other=0.0))
+        f = tl.dot(operand, w, f, input_precision=PRECISION)
+        w = tl.trans(tl.load(weight + 2 * gate, mask=mask, other=0.0))
+        g = tl.dot(operand, w, g, input_precision=PRECISION)
+        w = tl.trans(tl.load(weight + 3 * gate, mask=mask, other=0.0))
+        o = tl.dot(operand, w, o, input_precision=PRECISION)
+    row = _row(start_step, start_stride, rows, num_rows, n, is_stream, t, S)[:, None].to(tl.int64)
+    valid = (t < _length(lengths, lengths_stride, n, is_stream, T))[:, None]
     mask = is_stream[:, None] & is_unit[None, :]
-    at = n[:, None].to(tl.int64) * H + j[None, :]
-    gates = row.to(tl.int64) * (4 * H) + j[None, :]
-    added = part + (t * N + n[:, None]).to(tl.int64) * (4 * H) + j[None, :]
     read = mask & valid
-    i = i * _scale(hidden_scale, gates, read, HIDDEN_SCALE) + tl.load(added, mask=read, other=0.0)
-    f = f * _scale(hidden_scale, gates + H, read, HIDDEN_SCALE) + tl.load(
-        added + H, mask=read, other=0.0)
-    g = g * _scale(hidden_scale, gates + 2 * H, read, HIDDEN_SCALE) + tl.load(
-        added + 2 * H, mask=read, other=0.0)
-    o = o * _scale(hidden_scale, gates + 3 * H, read, HIDDEN_SCALE) + tl.load(
-        added + 3 * H, mask=read, other=0.0)
-    c = tl.load(y_c + at, mask=read, other=0.0)
-    c, new_h = _cell(
-        i, f, g, o, c, row.to(tl.int64) * H + j[None, :], read, cell_scale, cell_shift, CELL)
-    at_t = (t * N + n[:, None]).to(tl.int64) * H + j[None, :]
-    _keep(y, y_h, y_c, new_h, c, at, at_t, mask, valid)
+    at = row * (4 * H) + j[None, :]
+    of_part = (t.to(tl.int64) * N + n[:, None]) * (4 * H) + j[None, :]
+    i = _gate(i, hidden_scale, scaled, part, at, of_part, read)
+    f = _gate(f, hidden_scale, scaled, part, at + H, of_part + H, read)
+    g = _gate(g, hidden_scale, scaled, part, at + 2 * H, of_part + 2 * H, read)
+    o = _gate(o, hidden_scale, scaled, part, at + 3 * H, of_part + 3 * H, read)
+    of_state = n[:, None].to(tl.int64) * H + j[None, :]
+    c = tl.load(y_c + of_state, mask=read, other=0.0)
+    c, new_h = _cell(i, f, g, o, c, cell_scale, cell_shift, normalized, row * H + j[None, :], read)
+    tl.store(y_h + of_state, new_h, mask=read)
+    tl.store(y_c + of_state, c, mask=read)
+    of_y = (t.to(tl.int64) * N + n[:, None]) * H + j[None, :]
+    tl.store(y + of_y, tl.where(valid, new_h, 0.0).to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def sequence(
-    weight_hh, part, hidden_scale, cell_scale, cell_shift, lengths, lengths_stride, start_step,
-    start_stride, rows, y, y_h, y_c, T, N, S, H,
-    HIDDEN_SCALE: tl.constexpr, CELL: tl.constexpr, LENGTHS: tl.constexpr,
-    START: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr, BN: tl.constexpr,
+    weight_hh,
+    part,
+    hidden_scale,
+    cell_scale,
+    cell_shift,
+    lengths,
+    start_step,
+    rows,
+    y,
+    y_h,
+    y_c,
+    T,
+    N,
+    H,
+    S,
+    scaled,
+    normalized,
+    lengths_stride,
+    start_stride,
+    num_rows,
+    PRECISION: tl.constexpr,
+    BN: tl.constexpr,
     BH: tl.constexpr,
 ):
     """Compute all timesteps from the states in y_h and y_c.
@@ -216,39 +261,37 @@ def sequence(
     j = tl.arange(0, BH)
     is_stream, is_unit = n < N, j < H
     mask = is_stream[:, None] & is_unit[None, :]
-    at = n[:, None].to(tl.int64) * H + j[None, :]
     square = is_unit[:, None] & is_unit[None, :]
     weight = weight_hh + j[:, None] * H + j[None, :]
     weight_i = tl.trans(tl.load(weight, mask=square, other=0.0))
     weight_f = tl.trans(tl.load(weight + H * H, mask=square, other=0.0))
     weight_g = tl.trans(tl.load(weight + 2 * H * H, mask=square, other=0.0))
     weight_o = tl.trans(tl.load(weight + 3 * H * H, mask=square, other=0.0))
-    h = tl.load(y_h + at, mask=mask, other=0.0)
-    c = tl.load(y_c + at, mask=mask, other=0.0)
-    length = _length(lengths, lengths_stride, n, is_stream, T, LENGTHS)[:, None]
+    of_state = n[:, None].to(tl.int64) * H + j[None, :]
+    h = tl.load(y_h + of_state, mask=mask, other=0.0)
+    c = tl.load(y_c + of_state, mask=mask, other=0.0)
+    length = _length(lengths, lengths_stride, n, is_stream, T)[:, None]
     for t in range(T):
-        operand = h.to(weight_hh.dtype.element_ty)
-        row = _row(start_step, start_stride, rows, n, is_stream, t, S, START, ROWS)[:, None]
         valid = t < length
         read = mask & valid
-        gates = row.to(tl.int64) * (4 * H) + j[None, :]
-        added = part + (t * N + n[:, None]).to(tl.int64) * (4 * H) + j[None, :]
+        row = _row(start_step, start_stride, rows, num_rows, n, is_stream, t, S)[:, None]
+        row = row.to(tl.int64)
+        at = row * (4 * H) + j[None, :]
+        of_part = (n[:, None].to(tl.int64) + t * N) * (4 * H) + j[None, :]
+        operand = h.to(weight_hh.dtype.element_ty)
         i = tl.dot(operand, weight_i, input_precision=PRECISION)
-        i = i * _scale(hidden_scale, gates, read, HIDDEN_SCALE) + tl.load(
-            added, mask=read, other=0.0)
+        i = _gate(i, hidden_scale, scaled, part, at, of_part, read)
         f = tl.dot(operand, weight_f, input_precision=PRECISION)
-        f = f * _scale(hidden_scale, gates + H, read, HIDDEN_SCALE) + tl.load(
-            added + H, mask=read, other=0.0)
+        f = _gate(f, hidden_scale, scaled, part, at + H, of_part + H, read)
         g = tl.dot(operand, weight_g, input_precision=PRECISION)
-        g = g * _scale(hidden_scale, gates + 2 * H, read, HIDDEN_SCALE) + tl.load(
-            added + 2 * H, mask=read, other=0.0)
+        g = _gate(g, hidden_scale, scaled, part, at + 2 * H, of_part + 2 * H, read)
         o = tl.dot(operand, weight_o, input_precision=PRECISION)
-        o = o * _scale(hidden_scale, gates + 3 * H, read, HIDDEN_SCALE) + tl.load(
-            added + 3 * H, mask=read, other=0.0)
+        o = _gate(o, hidden_scale, scaled, part, at + 3 * H, of_part + 3 * H, read)
         new_c, new_h = _cell(
-            i, f, g, o, c, row.to(tl.int64) * H + j[None, :], read, cell_scale, cell_shift, CELL)
+            i, f, g, o, c, cell_scale, cell_shift, normalized, row * H + j[None, :], read
+        )
         h, c = tl.where(valid, new_h, h), tl.where(valid, new_c, c)
-        at_t = (t * N + n[:, None]).to(tl.int64) * H + j[None, :]
-        tl.store(y + at_t, tl.where(valid, new_h, 0.0).to(y.dtype.element_ty), mask=mask)
-    tl.store(y_h + at, h, mask=mask)
-    tl.store(y_c + at, c, mask=mask)
+        of_y = (n[:, None].to(tl.int64) + t * N) * H + j[None, :]
+        tl.store(y + of_y, tl.where(valid, new_h, 0.0).to(y.dtype.element_ty), mask=mask)
+    tl.store(y_h + of_state, h, mask=mask)
+    tl.store(y_c + of_state, c, mask=mask)

@@ -7,6 +7,8 @@ import torch
 
 from tests.native.reference import Array
 
+COUNTS = ("lengths", "start_step", "rows")
+
 
 class Tiles(NamedTuple):
     """Sizes of tiles: streams, hidden units, and what a product is summed up by."""
@@ -16,11 +18,14 @@ class Tiles(NamedTuple):
     sums: int = 16
 
 
+SMALLEST = Tiles()
+
+
 def run(
     arrays: dict[str, Array],
     *,
     sequence: bool,
-    tiles: Tiles = Tiles(),
+    tiles: Tiles = SMALLEST,
     precision: str = "ieee",
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Array]:
@@ -45,26 +50,14 @@ def run(
     if N * H == 0:
         return {name: tensor.float().numpy() for name, tensor in results.items()}
     nothing = torch.zeros(1)
-    none = torch.zeros(1, dtype=torch.int64)
-    counts = [
-        part
-        for name in ("lengths", "start_step")
-        for part in (given.get(name, none), int(len(given.get(name, none)) > 1))
-    ]
-    counts += [given.get("rows", none)]
-    flags = {
-        "LENGTHS": "lengths" in given,
-        "START": "start_step" in given,
-        "ROWS": "rows" in given,
-        "PRECISION": precision,
-    }
-    scales = [given.get(n, nothing) for n in ("hidden_scale", "cell_scale", "cell_shift")]
-    flags_of_scales = {"HIDDEN_SCALE": "hidden_scale" in given, "CELL": "cell_scale" in given}
+    integers = [given.get(n, torch.zeros(1, dtype=torch.int64)) for n in COUNTS]
+    strides = [-1 if n not in given else int(len(given[n]) > 1) for n in COUNTS[:2]]
+    counts = [*strides, len(given.get("rows", ()))]
     over = (cdiv(N, tiles.streams), cdiv(H, tiles.units))
     h = torch.full((N, H), torch.nan, dtype=dtype)
     first = given["initial_h"], given["initial_c"]
-    strides = [H if len(state) > 1 else 0 for state in first]
-    kernels.begin[over](*first, *strides, h, y_h, y_c, N, H, tiles.streams, tiles.units)
+    of_states = [H if len(state) > 1 else 0 for state in first]
+    kernels.begin[over](*first, h, y_h, y_c, N, H, *of_states, BN=tiles.streams, BH=tiles.units)
     part = torch.full((T, N, 4 * H), torch.nan)
     if T > 0:
         kernels.input_part[cdiv(T * N, tiles.streams), cdiv(4 * H, tiles.units)](
@@ -72,24 +65,32 @@ def run(
             weight_ih if D else nothing.to(dtype),
             given["bias"],
             given.get("input_scale", nothing),
-            *counts,
+            *integers,
             part,
-            T, N, D, S, H,
-            INPUT_SCALE="input_scale" in given,
-            **flags, BM=tiles.streams, BG=tiles.units, BK=tiles.sums,
-        )  # fmt: skip
-    rest = [*scales, *counts, y, y_h, y_c]
+            *(T, N, D, H, S, int("input_scale" in given), *counts),
+            PRECISION=precision,
+            BM=tiles.streams,
+            BG=tiles.units,
+            BK=tiles.sums,
+        )
+    scales = [given.get(n, nothing) for n in ("hidden_scale", "cell_scale", "cell_shift")]
+    arrays_of_step = [weight_hh, part, *scales, *integers, y, y_h, y_c]
+    numbers = [N, H, S, int("hidden_scale" in given), int("cell_scale" in given), *counts]
     if sequence and T > 0:
         units = max(16, 1 << (H - 1).bit_length())
         kernels.sequence[(over[0],)](
-            weight_hh, part, *rest, T, N, S, H,
-            **flags, **flags_of_scales, BN=tiles.streams, BH=units,
-        )  # fmt: skip
+            *arrays_of_step, T, *numbers, PRECISION=precision, BN=tiles.streams, BH=units
+        )
     for t in range(0 if sequence else T):
         kernels.step[over](
-            h if t == 0 else y[t - 1], weight_hh, part, *rest, t, T, N, S, H,
-            **flags, **flags_of_scales, BN=tiles.streams, BH=tiles.units, BK=tiles.sums,
-        )  # fmt: skip
+            h if t == 0 else y[t - 1],
+            *arrays_of_step,
+            *(t, T, *numbers),
+            PRECISION=precision,
+            BN=tiles.streams,
+            BH=tiles.units,
+            BK=tiles.sums,
+        )
     return {name: np.asarray(tensor.float()) for name, tensor in results.items()}
 
 
