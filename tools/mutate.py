@@ -38,6 +38,9 @@ TESTS = {
 UNIONS = "BitOr"
 """Operators with it in their names also change unions of types, of which no test can know."""
 
+SAME = ("_Eq_Is", "_NotEq_IsNot", "_Is_Eq", "_IsNot_NotEq")
+"""Operators that put identity for equality, or the other way around."""
+
 SURVIVORS = 0.05
 """The part of mutants that may survive."""
 
@@ -97,13 +100,15 @@ def draw(room: Path, number: int, seed: int) -> Iterator[Any]:
 def equivalent(mutation: Any) -> bool:  # noqa: ANN401
     """Return whether a mutant is none that a test could know.
 
-    It changes a union of types, the `*` before arguments with names, or what only guards against
-    mistakes of this code itself: `strict=True`, `frozen=True`.
+    It changes a union of types, the `*` before arguments with names, `==` to `is` of numbers that
+    Python has once, or what only guards against mistakes of this code itself: `strict=True`,
+    `frozen=True`.
     """
     row, column = mutation.start_pos
     line = mutation.module_path.read_text().splitlines()[row - 1]
     return (
         UNIONS in mutation.operator_name
+        or mutation.operator_name.endswith(SAME)
         or line[column:].startswith("*,")
         or line[:column].endswith(("strict=", "frozen="))
     )

@@ -188,6 +188,12 @@ def test_wrong_inputs_are_clear_errors(buckets, call, message):
         call(buckets)
 
 
+def test_the_longest_of_several_buckets_is_named(files):
+    buckets = Buckets(files / "scan.onnx", lengths=(3, 5, 8), providers=("cpu",))
+    with pytest.raises(InputError, match=r"9 timesteps, the longest bucket 8 of \[3, 5, 8\]"):
+        buckets(make_x(2, 9, 3))
+
+
 @pytest.mark.parametrize(
     ("names", "options", "error", "message"),
     [

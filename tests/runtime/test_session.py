@@ -203,3 +203,8 @@ def test_a_silent_fallback_is_an_error(path, monkeypatch):
 def test_providers_have_short_and_full_names(path):
     for name in ("cpu", "CPUExecutionProvider", ("cpu", {})):
         assert Session(path, providers=(name,)).providers == ("CPUExecutionProvider",)
+
+
+def test_a_session_on_the_cpu_leaves_nothing_to_another(path):
+    strict = Session(path, providers=("cpu",), allow_partial=False)
+    assert strict.providers == ("CPUExecutionProvider",)
