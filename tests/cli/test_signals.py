@@ -60,7 +60,7 @@ def wait_for_work(folder, process):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["typer", "numpy", "torch", "bnlstm_deploy.verification"])
+@pytest.mark.parametrize("module", ["typer", "torch", "bnlstm_deploy.verification"])
 def test_while_it_imports(folder, module, number):
     code = DURING_IMPORT.format(module=module, number=int(number))
     _, error = (process := start(folder, "-c", code)).communicate(timeout=WAIT)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 TILES = st.builds(Tiles, *[st.sampled_from([16, 32])] * 3)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.data(), st.booleans(), TILES)
 def test_all_of_the_contract(data, sequence, tiles):
     arrays = data.draw(inputs(np.float32))
