@@ -12,7 +12,7 @@ from bnlstm_deploy.checkpoint.layout import REFUSED, Layout
 from bnlstm_deploy.checkpoint.match import Match, match, shortened
 from bnlstm_deploy.checkpoint.own_format import CONFIG, load_native
 from bnlstm_deploy.checkpoint.parse import find_layout, shipped_layouts
-from bnlstm_deploy.checkpoint.read import read_container
+from bnlstm_deploy.checkpoint.read import check_floats, read_container
 from bnlstm_deploy.errors import CheckpointError, LayoutError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel, Pooling
 
@@ -266,6 +266,8 @@ def _with_head(
             "(bnlstm_deploy.replace)"
         )
     weight, bias = tensors[f"{linear}.weight"], tensors[f"{linear}.bias"]
+    for name in (f"{linear}.weight", f"{linear}.bias"):
+        check_floats(name, tensors[name])
     if torch.float64 in (weight.dtype, bias.dtype):
         rnn.double()
     model = BNLSTMModel(rnn, len(weight), pooling)

@@ -55,6 +55,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_floats(name: str, tensor: Tensor) -> Tensor:
     """Return a tensor of a checkpoint in float64.
 
+    Raises:
+        CheckpointError: As `check_floats`.
+    """
+    check_floats(name, tensor)
+    return tensor.detach().double()
+
+
+def check_floats(name: str, tensor: Tensor) -> None:
+    """Check that a tensor of a checkpoint is a plain array of floating point numbers.
+
     Args:
         name: Its key.
         tensor: The tensor.
@@ -78,7 +88,6 @@ def read_floats(name: str, tensor: Tensor) -> Tensor:
             f"{name} is an expanded tensor of shape {tuple(tensor.shape)}, more than the file "
             "holds; save it .contiguous()"
         )
-    return tensor.detach().double()
 
 
 def read_container(path: Path) -> Container:

@@ -74,7 +74,6 @@ def _whole_model(
 ) -> Loaded:
     """Build the user's own model, and load its state dict if one is given."""
     import torch
-    from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
     from bnlstm_deploy.checkpoint import read_tensors
 
@@ -85,11 +84,8 @@ def _whole_model(
         raise InputError(f"{', '.join(misplaced)} cannot be used with --model, which builds all")
     model = _call(factory)
     if checkpoint is not None:
-        tensors = read_tensors(checkpoint)
-        for wrapper in WRAPPERS:
-            consume_prefix_in_state_dict_if_present(tensors, wrapper)
         try:
-            model.load_state_dict(tensors)
+            model.load_state_dict(_fitting(read_tensors(checkpoint), model.state_dict()))
         except RuntimeError as error:
             raise CheckpointError(f"{checkpoint} does not fit {factory}: {error}") from error
     if inputs is None:
@@ -103,6 +99,29 @@ def _whole_model(
             f"{type(model).__name__}.forward: {parameters}"
         )
     return Loaded(model.eval(), examples=tuple(torch.from_numpy(arrays[name]) for name in names))
+
+
+def _fitting(tensors: "dict[str, Tensor]", expected: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    """Return a state dict without what wraps whole models, if the model itself has no such names.
+
+    Raises:
+        CheckpointError: A tensor is of other numbers than the model's: torch would convert it.
+    """
+    from bnlstm_deploy.checkpoint.read import check_floats
+
+    while not tensors.keys() & expected.keys():
+        wrapper = next((w for w in WRAPPERS if all(n.startswith(w) for n in tensors)), None)
+        if wrapper is None:
+            break
+        tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    for name in tensors.keys() & expected.keys():
+        given, own = tensors[name], expected[name]
+        if own.is_floating_point():
+            check_floats(name, given)
+        elif given.dtype != own.dtype:
+            kind, wanted = (str(t.dtype).removeprefix("torch.") for t in (given, own))
+            raise CheckpointError(f"{name} is {kind}; the model has {wanted}. Save it as that")
+    return tensors
 
 
 def _call(spec: str) -> "nn.Module":

@@ -182,3 +182,47 @@ def test_a_configuration_takes_no_memory_that_the_file_does_not_hold(tmp_path):
         config.write_text(re.sub(rf'"{name}": \d+', f'"{name}": {value}', text))
         with pytest.raises(CheckpointError, match=message):
             load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to(torch.complex64), "head.weight is complex64"),
+        (lambda t: t[:1].expand(10**9, -1), "head.weight is an expanded tensor"),
+    ],
+)
+def test_strange_heads(change, message, tmp_path):
+    tensors = {f"rnn.{name}": t for name, t in checkpoint().items()}
+    tensors |= {"head.weight": change(torch.rand(2, 4)), "head.bias": torch.rand(1).expand(2)}
+    if "expanded" in message:
+        tensors["head.bias"] = torch.rand(1).expand(10**9)
+    else:
+        tensors["head.bias"] = torch.rand(2)
+    with pytest.raises(CheckpointError, match=message):
+        imported(tensors, tmp_path, head="last")
+
+
+def test_a_state_dict_that_unpacks_to_far_more_than_it_is(tmp_path):
+    torch.save(checkpoint(), tmp_path / "plain.pt")
+    path = tmp_path / "bomb.pt"
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+        packed.writestr("plain/data/99", bytes(300_000_000))
+    with pytest.raises(CheckpointError, match=r"would unpack to .*save it without compression"):
+        import_checkpoint(path)
+
+
+def test_text_nested_without_end(tmp_path):
+    deep = "[" * 100_000
+    save_checkpoint(BNLSTM(2, 3, max_length=2), tmp_path)
+    (tmp_path / "config.json").write_text(deep + "]" * 100_000)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read as JSON"):
+        load(tmp_path)
+    torch.save(checkpoint(), tmp_path / "source.pt")
+    (tmp_path / "mine.toml").write_text(f"title = {deep}")
+    with pytest.raises(CheckpointError, match=r"mine\.toml is not valid TOML"):
+        import_checkpoint(tmp_path / "source.pt", layout=tmp_path / "mine.toml")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnlstm_deploy.checkpoint import save_checkpoint
+from bnlstm_deploy.checkpoint import import_checkpoint, save_checkpoint
 from bnlstm_deploy.cli.main import main
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
@@ -213,3 +213,63 @@ def test_a_state_dict_of_a_wrapped_model(command, made, wrapper):
     options = ("--inputs", "example.npz", "-o", f"{wrapper}onnx", "--no-verify")
     status, _, err = command("convert", "wrapped.pt", "--model", f"{__name__}:Own", *options)
     assert status == 0, err
+
+
+class Held(nn.Module):
+    """A model whose own names are those of a wrapper."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = Own()
+
+    def forward(self, x):
+        return self.module(x)
+
+
+def test_a_submodule_called_module_is_no_wrapper(command, made):
+    torch.save(randomize(Held()).state_dict(), made / "held.pt")
+    options = ("--inputs", "held.npz", "-o", "held.onnx", "--no-verify")
+    np.savez(made / "held.npz", x=np.zeros((5, 2, 3), np.float32))
+    status, _, err = command("convert", "held.pt", "--model", f"{__name__}:Held", *options)
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.to(torch.complex64), "rnn.weight_hh_l0 is complex64; weights"),
+        (lambda t: t > 0, "rnn.weight_hh_l0 is bool; weights"),
+        (lambda t: t.long(), "rnn.weight_hh_l0 is int64; weights"),
+    ],
+)
+def test_strange_weights_of_a_whole_model(refused, made, change, message):
+    state = randomize(Own()).state_dict()
+    torch.save(state | {"rnn.weight_hh_l0": change(state["rnn.weight_hh_l0"])}, made / "bad.pt")
+    options = ("--model", f"{__name__}:Own", "-o", "n.onnx")
+    refused(message, "convert", "bad.pt", *options)
+
+
+def test_counts_of_a_whole_model_are_no_fractions(refused, made):
+    state = randomize(Own()).state_dict()
+    name = "rnn.cell_norm_l0.num_batches_tracked"
+    torch.save(state | {name: state[name] + 0.5}, made / "bad.pt")
+    options = ("--model", f"{__name__}:Own", "-o", "n.onnx")
+    refused(f"{name} is float32; the model has int64", "convert", "bad.pt", *options)
+
+
+def test_recorded_states_of_another_arrangement(command, made):
+    model = import_checkpoint(made / "other.pt").model.double()
+    x = torch.randn(6, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output, (h, c) = model(x)
+    arrays = {"x": x.numpy(), "output": output.numpy(), "h_n": h.numpy(), "c_n": c.numpy() + 1}
+    np.savez(made / "recorded.npz", **arrays)
+    convert = ("convert", "other.pt", "-o", "checked.onnx", "--no-verify", "--check")
+    status, out, err = command(*convert, "recorded.npz")
+    assert (status, (made / "checked.onnx").exists()) == (1, False), err
+    assert "does not match recorded.npz: c_n differs" in out
+    assert "The output agrees, so the weights are these" in out
+    assert "other weights" not in out
+    status, out, err = command(*convert, "recorded.npz", "--no-check-states")
+    assert status == 0, err
+    assert "matches recorded.npz" in out
