@@ -57,7 +57,6 @@ TILES: dict[str, tuple[tuple[dict[str, int], int], ...]] = {
         f"sequence {units}": tuple(
             ({"BN": 16, "BH": units}, warps) for warps in (4, 8, 16) if units >= 4 * warps
         )
-        or (({"BN": 16, "BH": units}, 4),)
         for units in (16, 32, 64, 128)
     },
 }
