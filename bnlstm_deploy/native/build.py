@@ -9,9 +9,13 @@ one symbol is `RegisterCustomOps`.
 `kernel.cpp` is compiled once for each instruction set of the target's CPU, with `-DISA=` its name;
 `op.cpp` finds in the compiler's own macros which CPU that is, and so which there are. Of the
 instruction sets' features, those named in `INSTRUCTION_SETS` are all that the code may use.
+
+The kernels for GPUs are compiled already, in `cuda/kernels.zip`, and become a part of the library
+wherever there is CUDA.
 """
 
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -19,6 +23,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +37,13 @@ from bnlstm_deploy.native import LIBRARY_NAMES, digest_path
 __all__ = ["INSTRUCTION_SETS", "PLATFORMS", "Platform", "build", "this_platform"]
 
 SOURCES = Path(__file__).parent / "src"
+
+CUDA = Path(__file__).parent / "cuda" / "kernels.zip"
+"""The kernels for GPUs, as `make kernels` wrote them."""
+
+TUNED = Path(__file__).parent / "cuda" / "tuned.json"
+"""Up to how many blocks a multiprocessor `sequence` is faster than `step`, as `make tune` measured:
+by compute capability, kind, and the most hidden units of the kernel."""
 
 INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
@@ -64,10 +76,37 @@ ZIG_FLAGS = ("-fno-sanitize=undefined", "-nostdlib++")
 
 # Other systems refuse undefined symbols by themselves.
 LINKING = {
-    "linux": ("-Wl,-z,defs",),
+    "linux": ("-Wl,-z,defs", "-ldl"),
     "macos": (f"-Wl,-install_name,@rpath/{LIBRARY_NAMES['darwin']}",),
     "windows": (),
 }
+
+
+ALIGNMENT = 64
+"""Bytes; machine code for GPUs is a file in ELF, which its loader may read in place."""
+
+EMBEDDED = r"""#include "cuda_kernels.h"
+
+#if defined(_WIN32)
+#define SECTION ".section .rdata,\"dr\"\n"
+#define HIDDEN
+#else
+#define SECTION ".section .rodata\n"
+#define HIDDEN ".hidden bnlstm_cuda_code\n"
+#endif
+__asm__(SECTION ".globl bnlstm_cuda_code\n" HIDDEN
+        ".balign 64\n"
+        "bnlstm_cuda_code:\n"
+        ".incbin \"cuda_code.bin\"\n"
+        ".text\n");
+
+namespace bnlstm::cuda {
+const Binary BINARIES[] = {
+ROWS};
+const size_t BINARY_COUNT = sizeof BINARIES / sizeof *BINARIES;
+}  // namespace bnlstm::cuda
+"""
+"""The source that holds the kernels for GPUs, but for the rows of their table."""
 
 
 class Platform(NamedTuple):
@@ -162,11 +201,17 @@ def build(
         ]
         for isa, own in INSTRUCTION_SETS[target.partition("-")[0]].items():
             sources.append((SOURCES / "kernel.cpp", isa, (*own, f"-DISA={isa}")))
+        system = target.split("-")[1].partition(".")[0]
+        if system != "macos":
+            embedded = _embed_kernels(folder)
+            own = (f"-I{SOURCES}",)
+            sources += [(SOURCES / f"{stem}.cpp", stem, ()) for stem in ("cuda_op", "cuda_driver")]
+            sources.append((embedded, embedded.stem, own))
         if program:
             sources.append((program.resolve(), "program", (f"-I{SOURCES}",)))
-            form = []
+            form = ["-ldl"] if system == "linux" else []
         else:
-            form = ["-shared", "-s", *LINKING[target.split("-")[1].partition(".")[0]]]
+            form = ["-shared", "-s", *LINKING[system]]
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             objects = list(pool.map(compile_one, *zip(*sources, strict=True)))
         # A macOS or Windows library holds the name that it was linked as.
@@ -178,6 +223,33 @@ def build(
     with replacing(digest_path(output)) as temporary:
         digest = hashlib.sha256(output.read_bytes()).hexdigest()
         temporary.write_text(f"{digest}\n", encoding="ascii")
+
+
+def _embed_kernels(folder: Path) -> Path:
+    """Write the kernels for GPUs as one file, and the source that makes it a part of the library."""
+    rows, code = [], bytearray()
+    tuned = json.loads(TUNED.read_text(encoding="utf-8"))
+    with zipfile.ZipFile(CUDA) as archive:
+        names = {*archive.namelist()}
+        for kernel in json.loads(archive.read("kernels.json"))["kernels"]:
+            name, _, units = kernel["kernel"].partition(" ")
+            waves = tuned.get(str(kernel["capability"]), {}).get(kernel["kind"], {}).get(units, 1)
+            for suffix, capability in (("cubin", str(kernel["capability"])), ("ptx", "PTX")):
+                file = f"{kernel['file']}.{suffix}"
+                if file not in names:
+                    continue
+                rows.append(
+                    f"    {{{name.upper()}, {kernel['kind'].upper()}, {capability}, "
+                    f"{kernel['unit']}, {kernel['feature']}, "
+                    f"{', '.join(map(str, [*kernel['tiles'].values()][:2]))}, "
+                    f'{kernel["warps"]}, {kernel["shared"]}, {waves}, "{name}", {len(code)}}},\n'
+                )
+                code += archive.read(file) + b"\0"  # as PTX ends
+                code += bytes(-len(code) % ALIGNMENT)
+    (folder / "cuda_code.bin").write_bytes(code)
+    source = folder / "cuda_kernels.cpp"
+    source.write_text(EMBEDDED.replace("ROWS", "".join(rows)), encoding="ascii")
+    return source
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -35,6 +35,8 @@ class Counts:
     """Functions of the host that were put into a stream."""
     captured: dict[str, Names] = field(default_factory=dict)
     """What was recorded, by the names of the fields above."""
+    libraries: Names = field(default_factory=Counter)
+    """Of kernels that the driver loaded: `cubin` and `PTX`."""
     errors: Names = field(default_factory=Counter)
     """What CUDA forbids, what the stubs do not model, and replays of memory that is gone."""
 
@@ -49,6 +51,7 @@ FIELDS = {
     "graph": "graphs",
     "allocation": "allocations",
     "host": "hosts",
+    "library": "libraries",
     "error": "errors",
 }
 """The stubs' categories, which `captured` may precede."""

@@ -165,7 +165,7 @@ static void move(void *to, const void *from, size_t size)
         struct known *k = known;
         while (k && !(k->start == from && k->size == size))
             k = k->next;
-        if (!k) {
+        if (!k && !stub_computes()) {
             memset(to, result, size);
             return;
         }
@@ -206,7 +206,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMe
         *copy = (struct copy){from, malloc(size), size, graph->copies};
         memcpy(copy->content, from, size);
         graph->copies = copy;
-    }
+    } else
+        stub_record(stream, (struct work){.to = to, .from = from, .size = size});
     return error;
 }
 
@@ -220,9 +221,14 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
         return stub_fail(cudaErrorNotSupported);
     }
     cudaError_t error = stub_work("copy", direction(to, from), stream);
-    if (!stub_capture(stream))
-        for (size_t row = 0; row < height; row++)
-            move((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width);
+    for (size_t row = 0; row < height; row++) {
+        char *end = (char *)to + row * to_pitch;
+        const char *start = (const char *)from + row * from_pitch;
+        if (stub_capture(stream))
+            stub_record(stream, (struct work){.to = end, .from = start, .size = width});
+        else
+            move(end, start, width);
+    }
     return error;
 }
 

@@ -32,18 +32,28 @@ cudaError_t stub_unsafe(const char *name);
 /* Sets the calling thread's last error. */
 cudaError_t stub_fail(cudaError_t error);
 
-/* What a captured graph does, apart from kernels: it is looked at again before each replay. */
+/* What a captured graph copies from host memory, which is looked at again before each replay. */
 struct copy {
-    const void *source; /* in host memory */
-    void *content;      /* as it was when captured */
+    const void *source;
+    void *content; /* as it was when captured */
     size_t size;
     struct copy *next;
+};
+
+/* What a captured graph does, as far as something is computed: launches, and copies on the device. */
+struct work {
+    int launch; /* the number of one, or 0 */
+    void *to;
+    const void *from;
+    size_t size;
+    struct work *next;
 };
 
 struct CUgraph_st {
     bool spoiled;
     unsigned long captured; /* the time of it, as stub_time counts */
     struct copy *copies;
+    struct work *first, *last;
 };
 
 struct CUstream_st {
@@ -51,6 +61,12 @@ struct CUstream_st {
 };
 
 struct CUgraph_st *stub_capture(cudaStream_t stream);
+
+/* Computes a launch by its number, now, or in every replay of the graph that is captured. Until a
+ * program says how, nothing is computed. */
+void stub_launch(int number, cudaStream_t stream);
+bool stub_computes(void);
+void stub_record(cudaStream_t stream, struct work work);
 
 /* Counts allocations and releases, so that it orders them and captures. */
 extern unsigned long stub_time;

@@ -19,10 +19,12 @@ struct KernelInfo;
 struct KernelContext;
 struct Value;
 struct TensorTypeAndShapeInfo;
+struct Allocator;
+struct MemoryInfo;
 
 enum ErrorCode : int { FAIL = 1, INVALID_ARGUMENT = 2, NOT_IMPLEMENTED = 9 };
 
-enum ElementType : int { FLOAT = 1, INT64 = 7, DOUBLE = 11 };
+enum ElementType : int { FLOAT = 1, INT64 = 7, FLOAT16 = 10, DOUBLE = 11, BFLOAT16 = 16 };
 
 enum Characteristic : int { REQUIRED = 0, OPTIONAL = 1 };
 
@@ -65,6 +67,12 @@ class Api {
   Status *GetTensorTypeAndShape(const Value *value, TensorTypeAndShapeInfo **info) const {
     return call<65, Status *>(value, info);
   }
+  Status *AllocatorFree(Allocator *allocator, void *memory) const {
+    return call<76, Status *>(allocator, memory);
+  }
+  Status *AllocatorGetInfo(const Allocator *allocator, const MemoryInfo **info) const {
+    return call<77, Status *>(allocator, info);
+  }
   Status *KernelContext_GetInputCount(const KernelContext *context, size_t *count) const {
     return call<88, Status *>(context, count);
   }
@@ -80,6 +88,10 @@ class Api {
     return call<91, Status *>(context, index, sizes, rank, value);
   }
   void ReleaseTensorTypeAndShapeInfo(TensorTypeAndShapeInfo *info) const { call<99, void>(info); }
+  void ReleaseAllocator(Allocator *allocator) const { call<132, void>(allocator); }
+  Status *KernelContext_GetGPUComputeStream(const KernelContext *context, void **stream) const {
+    return call<193, Status *>(context, stream);
+  }
   Status *KernelInfo_GetInputCount(const KernelInfo *info, size_t *count) const {
     return call<230, Status *>(info, count);
   }
@@ -97,6 +109,14 @@ class Api {
   Status *KernelContext_ParallelFor(const KernelContext *context, Item item, size_t count,
                                     size_t batches, void *data) const {
     return call<274, Status *>(context, item, count, batches, data);
+  }
+  Status *KernelContext_GetScratchBuffer(const KernelContext *context, const MemoryInfo *info,
+                                         size_t bytes, void **memory) const {
+    return call<277, Status *>(context, info, bytes, memory);
+  }
+  Status *KernelInfoGetAllocator(const KernelInfo *info, int memory_type,
+                                 Allocator **allocator) const {
+    return call<278, Status *>(info, memory_type, allocator);
   }
 
  private:

@@ -59,14 +59,18 @@ struct Message {
   }
 };
 
+// Which inputs `check` reads the values of, of those that count or are places.
+enum class Values { NONE, COUNTS, ALL };
+
 class Node {
  public:
   Tensor in[INPUTS];
   // T timesteps, N streams, D features, H hidden units; S timesteps with statistics, in K rows.
   int64_t T = 0, N = 0, D = 0, H = 0, K = 0, S = 0;
 
-  // Reads the sizes and checks all inputs; the values of `rows`, of which there are many, if asked to.
-  bool check(bool check_rows, Message &message) {
+  // Reads the sizes and checks them, and such values of LENGTHS and START_STEP, which are few, and of
+  // ROWS as are asked for.
+  bool check(Values values, Message &message) {
     if (in[X].rank != 3) return wrong(X, "(T, N, D)", message);
     T = in[X].sizes[0];
     N = in[X].sizes[1];
@@ -88,8 +92,8 @@ class Node {
           is(BIAS, K, 4 * H, message) && is_of_streams(INITIAL_H, message) &&
           is_of_streams(INITIAL_C, message) && is(INPUT_SCALE, K, 4 * H, message) &&
           is(HIDDEN_SCALE, K, 4 * H, message) && is(CELL_SCALE, K, H, message) &&
-          is(CELL_SHIFT, K, H, message) && counts(LENGTHS, message) &&
-          counts(START_STEP, message))) {
+          is(CELL_SHIFT, K, H, message) && counts(LENGTHS, values, message) &&
+          counts(START_STEP, values, message))) {
       return false;
     }
     S = K;
@@ -97,7 +101,7 @@ class Node {
       if (in[ROWS].rank != 1) return wrong(ROWS, "(S)", message);
       S = in[ROWS].sizes[0];
       if (S == 0) return wrong(ROWS, "one timestep or more", message);
-      if (check_rows && !within(ROWS, S, K - 1, message)) return false;
+      if (values == Values::ALL && !within(ROWS, S, K - 1, message)) return false;
     }
     return true;
   }
@@ -151,7 +155,7 @@ class Node {
   }
 
   // LENGTHS or START_STEP.
-  bool counts(Input input, Message &message) const {
+  bool counts(Input input, Values values, Message &message) const {
     const Tensor &t = in[input];
     if (!t.given) return true;
     if (t.rank != 1 || (t.sizes[0] != N && t.sizes[0] != 1)) {
@@ -159,7 +163,7 @@ class Node {
       snprintf(wanted, sizeof wanted, "(%lld) or (1)", (long long)N);
       return wrong(input, wanted, message);
     }
-    return within(input, t.sizes[0], INT64_MAX, message);
+    return values == Values::NONE || within(input, t.sizes[0], INT64_MAX, message);
   }
 
   bool within(Input input, int64_t count, int64_t greatest, Message &message) const {

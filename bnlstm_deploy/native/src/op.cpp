@@ -1,19 +1,19 @@
-// The custom operator `bnlstm::BNLSTM` of ONNX Runtime for CPUs, in float32 and float64.
+// The custom operator `bnlstm::BNLSTM` of ONNX Runtime for CPUs, in float32 and float64, and the
+// library's one symbol, which registers it or that for CUDA.
 #include <stdlib.h>
 #include <string.h>
 
 #include "abi.h"
 #include "cpu.h"
+#include "cuda_op.h"
 #include "forward.h"
+#include "io.h"
 
 namespace bnlstm {
 namespace {
 
-constexpr size_t OUTPUTS = 3;
-
 // The operator for one type, as it is registered with sessions of one kind.
-struct Op : ort::CustomOp {
-  ort::ElementType type;
+struct CpuOp : Op {
   const Kernel *kernel;
   int threads;
 };
@@ -21,7 +21,7 @@ struct Op : ort::CustomOp {
 // A node of a session.
 class Instance {
  public:
-  Instance(const Op &op, const ort::Api &api) : op_(op), api_(api) {}
+  Instance(const CpuOp &op, const ort::Api &api) : op_(op), api_(api), io_(api_) {}
 
   // Keeps the inputs that do not change from call to call; weights are packed.
   ort::Status *keep_constants(const ort::KernelInfo *info) {
@@ -31,30 +31,30 @@ class Instance {
       int constant = 0;
       const ort::Value *value = nullptr;
       ort::Status *status = api_.KernelInfoGetConstantInput_tensor(info, i, &constant, &value);
-      if (!status && constant && value) status = read(value, constants_.in[i]);
+      if (!status && constant && value) status = io_.read(value, constants_.in[i]);
       if (status) return status;
     }
     rows_are_right_ = constants_.has_right_rows();
-    if (op_.type != ort::FLOAT) return nullptr;
+    if (op_.operands != ort::FLOAT) return nullptr;
     bool enough_memory = keep(WEIGHT_IH, weight_ih_) && keep(WEIGHT_HH, weight_hh_);
     return enough_memory ? nullptr : no_memory();
   }
 
   ort::Status *compute(ort::KernelContext *context) const {
     Node node = constants_;
-    if (ort::Status *status = read_inputs(context, node)) return status;
+    if (ort::Status *status = io_.read_inputs(context, node)) return status;
     Message message;
-    if (!node.check(!rows_are_right_, message)) {
+    if (!node.check(rows_are_right_ ? Values::COUNTS : Values::ALL, message)) {
       return api_.CreateStatus(ort::INVALID_ARGUMENT, message.text);
     }
     void *out[OUTPUTS] = {};
-    if (ort::Status *status = make_outputs(context, node, out)) return status;
+    if (ort::Status *status = io_.make_outputs(context, node, out)) return status;
     if (node.N == 0 || node.H == 0 || !(out[0] || out[1] || out[2])) return nullptr;
 
     const Threads threads(api_, context, op_.threads);
     bool enough_memory;
     ort::Status *status =
-        op_.type == ort::FLOAT
+        op_.operands == ort::FLOAT
             ? forward(node, outputs<float>(out), threads, enough_memory)
             : bnlstm::forward(node, outputs<double>(out), threads, enough_memory);
     return !status && !enough_memory ? no_memory() : status;
@@ -88,48 +88,6 @@ class Instance {
     return packed;
   }
 
-  ort::Status *read(const ort::Value *value, Tensor &tensor) const {
-    ort::TensorTypeAndShapeInfo *info;
-    if (ort::Status *status = api_.GetTensorTypeAndShape(value, &info)) return status;
-    ort::Status *status = api_.GetDimensionsCount(info, &tensor.rank);
-    size_t read = tensor.rank < 3 ? tensor.rank : 3;  // more are an error anyway
-    if (!status) status = api_.GetDimensions(info, tensor.sizes, read);
-    api_.ReleaseTensorTypeAndShapeInfo(info);
-    void *data = nullptr;
-    if (!status) status = api_.GetTensorMutableData(value, &data);
-    tensor.data = data;
-    tensor.given = true;
-    return status;
-  }
-
-  ort::Status *read_inputs(const ort::KernelContext *context, Node &node) const {
-    size_t count;
-    if (ort::Status *status = api_.KernelContext_GetInputCount(context, &count)) return status;
-    for (size_t i = 0; i < count && i < INPUTS; i++) {
-      if (node.in[i].given) continue;
-      const ort::Value *value = nullptr;  // as it stays for one that is left empty
-      ort::Status *status = api_.KernelContext_GetInput(context, i, &value);
-      if (!status && value) status = read(value, node.in[i]);
-      if (status) return status;
-    }
-    return nullptr;
-  }
-
-  ort::Status *make_outputs(ort::KernelContext *context, const Node &node,
-                            void *(&out)[OUTPUTS]) const {
-    const int64_t Y[] = {node.T, node.N, node.H};
-    size_t count;
-    if (ort::Status *status = api_.KernelContext_GetOutputCount(context, &count)) return status;
-    for (size_t i = 0; i < count && i < OUTPUTS; i++) {
-      ort::Value *value = nullptr;  // as it stays for one that is not used
-      ort::Status *status = api_.KernelContext_GetOutput(context, i, i == 0 ? Y : Y + 1,
-                                                         i == 0 ? 3 : 2, &value);
-      if (!status && value) status = api_.GetTensorMutableData(value, &out[i]);
-      if (status) return status;
-    }
-    return nullptr;
-  }
-
   template <class T>
   static Outputs<T> outputs(void *(&out)[OUTPUTS]) {
     return {static_cast<T *>(out[0]), static_cast<T *>(out[1]), static_cast<T *>(out[2])};
@@ -139,8 +97,9 @@ class Instance {
     return api_.CreateStatus(ort::FAIL, "BNLSTM: there is not enough memory for weights and states");
   }
 
-  const Op &op_;
+  const CpuOp &op_;
   const ort::Api api_;
+  const Io io_;
   Node constants_;
   bool rows_are_right_ = false;
   Array<float> weight_ih_, weight_hh_;  // packed; null where they are not constant
@@ -151,7 +110,7 @@ ort::Status *create(const ort::CustomOp *op, const void *functions, const ort::K
   const ort::Api api(static_cast<const void *const *>(functions));
   void *memory = malloc(sizeof(Instance));
   if (!memory) return api.CreateStatus(ort::FAIL, "BNLSTM: there is not enough memory for a node");
-  Instance *instance = new (memory) Instance(*static_cast<const Op *>(op), api);
+  Instance *instance = new (memory) Instance(*static_cast<const CpuOp *>(op), api);
   *kernel = instance;
   return instance->keep_constants(info);
 }
@@ -161,26 +120,11 @@ void destroy(void *kernel) {
   free(kernel);
 }
 
-void fill(Op &op, ort::ElementType type, const Kernel &kernel, int threads) {
-  using ort::CustomOp;
-  op.version = ort::API_VERSION;
-  op.type = type;
+void fill(CpuOp &op, ort::ElementType type, const Kernel &kernel, int threads) {
+  declare(op, type, type);
   op.kernel = &kernel;
   op.threads = threads;
-  op.GetName = [](const CustomOp *) { return "BNLSTM"; };
-  op.GetExecutionProviderType = [](const CustomOp *) { return "CPUExecutionProvider"; };
-  op.GetInputTypeCount = [](const CustomOp *) { return size_t(INPUTS); };
-  op.GetInputType = [](const CustomOp *op, size_t i) {
-    return i < LENGTHS ? static_cast<const Op *>(op)->type : ort::INT64;
-  };
-  op.GetInputCharacteristic = [](const CustomOp *, size_t i) {
-    return i < REQUIRED_INPUTS ? ort::REQUIRED : ort::OPTIONAL;
-  };
-  op.GetOutputTypeCount = [](const CustomOp *) { return OUTPUTS; };
-  op.GetOutputType = [](const CustomOp *op, size_t) { return static_cast<const Op *>(op)->type; };
-  op.GetOutputCharacteristic = [](const CustomOp *, size_t) { return ort::OPTIONAL; };
-  op.GetInputMemoryType = [](const CustomOp *, size_t) { return 0; };
-  op.GetStartVersion = op.GetEndVersion = [](const CustomOp *) { return 1; };
+  op.GetExecutionProviderType = [](const ort::CustomOp *) { return "CPUExecutionProvider"; };
   op.CreateKernelV2 = create;
   op.KernelComputeV2 = [](void *kernel, ort::KernelContext *context) {
     return static_cast<const Instance *>(kernel)->compute(context);
@@ -190,7 +134,7 @@ void fill(Op &op, ort::ElementType type, const Kernel &kernel, int threads) {
 
 // What was registered stays: sessions use it, and later ones of the same kind share it.
 struct Registration {
-  Op ops[2];
+  CpuOp ops[2];
   ort::CustomOpDomain *domain;
   Registration *next;
 };
@@ -211,7 +155,7 @@ ort::Status *registered(const ort::Api &api, const Kernel &kernel, int threads,
   fill(made->ops[0], ort::FLOAT, kernel, threads);
   fill(made->ops[1], ort::DOUBLE, kernel, threads);
   ort::Status *status = api.CreateCustomOpDomain("bnlstm", &made->domain);
-  for (Op &op : made->ops) {
+  for (CpuOp &op : made->ops) {
     if (!status) status = api.CustomOpDomain_Add(made->domain, &op);
   }
   if (status) return status;
@@ -242,20 +186,51 @@ ort::Status *choose(const ort::Api &api, const Kernel **kernel) {
   return api.CreateStatus(ort::INVALID_ARGUMENT, message.text);
 }
 
-// How many threads nodes run on: what the session's options say, or one for each processor.
-ort::Status *count_threads(const ort::Api &api, const ort::SessionOptions *options, int *count) {
-  constexpr const char *KEY = "bnlstm.intra_op_num_threads";
-  constexpr int MOST = 256;
-  int found = 0;
+// An entry of the session's options; empty where there is none.
+struct Entry {
   char text[16] = "";
-  size_t size = sizeof text;
-  ort::Status *status = api.HasSessionConfigEntry(options, KEY, &found);
-  if (!status && found) status = api.GetSessionConfigEntry(options, KEY, text, &size);
-  *count = atoi(text);
-  if (*count < 1) *count = processors();
-  if (*count > MOST) *count = MOST;
-  return status;
+
+  ort::Status *read(const ort::Api &api, const ort::SessionOptions *options, const char *key) {
+    int found = 0;
+    size_t size = sizeof text;
+    ort::Status *status = api.HasSessionConfigEntry(options, key, &found);
+    return status || !found ? status : api.GetSessionConfigEntry(options, key, text, &size);
+  }
+
+  bool is(const char *other) const { return !strcmp(text, other); }
+};
+
+// The operator for CPUs, on as many threads as the options say, or one for each processor.
+ort::Status *register_cpu(const ort::Api &api, const ort::SessionOptions *options,
+                          ort::CustomOpDomain **domain) {
+  constexpr int MOST = 256;
+  const Kernel *kernel;
+  Entry threads;
+  ort::Status *status = choose(api, &kernel);
+  if (!status) status = threads.read(api, options, "bnlstm.intra_op_num_threads");
+  int count = atoi(threads.text);
+  if (count < 1) count = processors();
+  if (count > MOST) count = MOST;
+  return status ? status : registered(api, *kernel, count, domain);
 }
+
+#if !defined(__APPLE__)
+ort::Status *register_cuda(const ort::Api &api, const ort::SessionOptions *options,
+                           ort::CustomOpDomain **domain) {
+  Entry tf32, launches;
+  ort::Status *status = tf32.read(api, options, "bnlstm.use_tf32");
+  if (!status) status = launches.read(api, options, "bnlstm.launches");
+  const cuda::Settings settings = {tf32.is("1"), launches.is("step")       ? cuda::Launches::STEP
+                                                 : launches.is("sequence") ? cuda::Launches::SEQUENCE
+                                                                           : cuda::Launches::BEST};
+  return status ? status : cuda::registered(api, settings, domain);
+}
+#else
+ort::Status *register_cuda(const ort::Api &api, const ort::SessionOptions *,
+                           ort::CustomOpDomain **) {
+  return api.CreateStatus(ort::NOT_IMPLEMENTED, "BNLSTM: there is no CUDA on macOS");
+}
+#endif
 
 }  // namespace
 }  // namespace bnlstm
@@ -276,12 +251,11 @@ extern "C" EXPORTED ort::Status *RegisterCustomOps(ort::SessionOptions *options,
                   ort::API_VERSION, base->GetVersionString());
     return ort::Api(base->GetApi(1)).CreateStatus(ort::NOT_IMPLEMENTED, message.text);
   }
-  const bnlstm::Kernel *kernel;
-  int threads;
+  bnlstm::Entry provider;
   ort::CustomOpDomain *domain;
-  ort::Status *status = bnlstm::choose(api, &kernel);
-  if (!status) status = bnlstm::count_threads(api, options, &threads);
-  if (!status) status = bnlstm::registered(api, *kernel, threads, &domain);
-  if (!status) status = api.AddCustomOpDomain(options, domain);
-  return status;
+  ort::Status *status = provider.read(api, options, "bnlstm.provider");
+  if (status) return status;
+  status = provider.is("cuda") ? bnlstm::register_cuda(api, options, &domain)
+                               : bnlstm::register_cpu(api, options, &domain);
+  return status ? status : api.AddCustomOpDomain(options, domain);
 }

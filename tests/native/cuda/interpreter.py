@@ -43,6 +43,7 @@ def run(
     given = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     x, weight_ih, weight_hh = (given[n].to(dtype) for n in ("X", "weight_ih", "weight_hh"))
     (T, N, D), H = x.shape, weight_hh.shape[1]
+    K = len(given["bias"])
     S = len(given.get("rows", given["bias"]))
     y = torch.full((T, N, H), torch.nan, dtype=dtype)
     y_h, y_c = (torch.full((N, H), torch.nan) for _ in range(2))
@@ -50,14 +51,15 @@ def run(
     if N * H == 0:
         return {name: tensor.float().numpy() for name, tensor in results.items()}
     nothing = torch.zeros(1)
-    integers = [given.get(n, torch.zeros(1, dtype=torch.int64)) for n in COUNTS]
+    lengths, start_step, rows = (given.get(n, torch.zeros(1, dtype=torch.int64)) for n in COUNTS)
     strides = [-1 if n not in given else int(len(given[n]) > 1) for n in COUNTS[:2]]
-    counts = [*strides, len(given.get("rows", ()))]
+    counts = [*strides, int("rows" in given)]
     over = (cdiv(N, tiles.streams), cdiv(H, tiles.units))
     h = torch.full((N, H), torch.nan, dtype=dtype)
     first = given["initial_h"], given["initial_c"]
-    of_states = [H if len(state) > 1 else 0 for state in first]
-    kernels.begin[over](*first, h, y_h, y_c, N, H, *of_states, BN=tiles.streams, BH=tiles.units)
+    each = [int(len(state) > 1) for state in first]
+    unit, feature = (4 if size % 4 == 0 else 1 for size in (H, D))
+    quarter = H // unit
     part = torch.full((T, N, 4 * H), torch.nan)
     if T > 0:
         kernels.input_part[cdiv(T * N, tiles.streams), cdiv(4 * H, tiles.units)](
@@ -65,28 +67,37 @@ def run(
             weight_ih if D else nothing.to(dtype),
             given["bias"],
             given.get("input_scale", nothing),
-            *integers,
-            part,
-            *(T, N, D, H, S, int("input_scale" in given), *counts),
+            *(lengths, start_step, rows, part, T, N, D // feature, quarter),
+            *(S, K, int("input_scale" in given), *counts),
             PRECISION=precision,
+            UNIT=unit,
+            FEATURE=feature,
             BM=tiles.streams,
             BG=tiles.units,
             BK=tiles.sums,
         )
     scales = [given.get(n, nothing) for n in ("hidden_scale", "cell_scale", "cell_shift")]
-    arrays_of_step = [weight_hh, part, *scales, *integers, y, y_h, y_c]
-    numbers = [N, H, S, int("hidden_scale" in given), int("cell_scale" in given), *counts]
-    if sequence and T > 0:
+    arrays_of_step = [weight_hh, part, *scales, lengths, start_step, rows, y, y_h, y_c]
+    normalized = [int("hidden_scale" in given), int("cell_scale" in given)]
+    if sequence:
         units = max(16, 1 << (H - 1).bit_length())
         kernels.sequence[(over[0],)](
-            *arrays_of_step, T, *numbers, PRECISION=precision, BN=tiles.streams, BH=units
-        )
-    for t in range(0 if sequence else T):
-        kernels.step[over](
-            h if t == 0 else y[t - 1],
-            *arrays_of_step,
-            *(t, T, *numbers),
+            *(*first, *arrays_of_step, T, N, quarter, S, K, *each, *normalized, *counts),
             PRECISION=precision,
+            UNIT=unit,
+            BN=tiles.streams,
+            BH=units,
+        )
+        return {name: np.asarray(tensor.float()) for name, tensor in results.items()}
+    strides = [H * one for one in each]
+    kernels.begin[over](*first, h, y_h, y_c, N, H, *strides, BN=tiles.streams, BH=tiles.units)
+    for t in range(T):
+        kernels.step[over](
+            y if t else h,
+            *arrays_of_step,
+            *(max(t - 1, 0), t, T, N, quarter, S, K, *normalized, *counts),
+            PRECISION=precision,
+            UNIT=unit,
             BN=tiles.streams,
             BH=tiles.units,
             BK=tiles.sums,

@@ -93,6 +93,37 @@ def test_what_is_past_a_length_reaches_nothing(sequence):
     assert_right(arrays, run(arrays, sequence=sequence))
 
 
+@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lengths", -1), ("start_step", -1), ("start_step", -(2**62)), ("rows", 2), ("rows", -1)],
+)
+def test_a_stream_with_a_value_that_may_not_be_becomes_nan(sequence, name, value):
+    """And the others are right: where the values are, nobody can look without a wait."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "X": random.standard_normal((3, 3, 2)),
+        "weight_ih": random.standard_normal((12, 2)),
+        "weight_hh": random.standard_normal((12, 3)),
+        "bias": random.standard_normal((2, 12)),
+        "hidden_scale": random.standard_normal((2, 12)),
+        "initial_h": random.uniform(-1, 1, (1, 3)),
+        "initial_c": random.standard_normal((1, 3)),
+    }
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    arrays["lengths"] = np.array([3, 3, 2])
+    arrays["start_step"] = np.array([0, 10, 0])
+    arrays["rows"] = np.array([0, 0, 1, 0, 1])
+    right = run(arrays, sequence=sequence)
+    arrays[name] = arrays[name].copy()
+    arrays[name][-1 if name == "rows" else 1] = value  # a row that the middle stream alone uses
+    results = run(arrays, sequence=sequence)
+    assert np.isnan(results["Y"][:, 1]).all()
+    for output in results:
+        assert np.isnan(results[output][..., 1, :]).all()
+        np.testing.assert_array_equal(results[output][..., ::2, :], right[output][..., ::2, :])
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-4, 0.3, 0.6249, 0.6251, 3.0, 50.0, 200.0, np.inf])
 def test_tanh_and_sigmoid_at_all_sizes(scale):
     """Through a node without products: i = f = o = sigmoid(0), g = +-scale."""

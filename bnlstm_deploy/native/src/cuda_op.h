@@ -1,0 +1,20 @@
+// The custom operator `bnlstm::BNLSTM` of ONNX Runtime for its CUDA provider.
+#pragma once
+
+#include "abi.h"
+
+namespace bnlstm::cuda {
+
+// Which launches compute the timesteps.
+enum class Launches { BEST, STEP, SEQUENCE };
+
+struct Settings {
+  bool tf32;  // whether products of float32 may be
+  Launches launches;
+};
+
+// The operator in float32, and in float16 and bfloat16 where all but operands is float32. An error
+// where there is no driver that runs it.
+ort::Status *registered(const ort::Api &api, const Settings &settings, ort::CustomOpDomain **domain);
+
+}  // namespace bnlstm::cuda
