@@ -11,8 +11,8 @@ ELEMENT_TYPES = {"float64": 11, "float32": 1, "float16": 10, "bfloat16": 16}
 REDUCED = ("float16", "bfloat16")
 """Of matrix products only: all else of such a graph is float32."""
 
-NATIVE = ("float32", "float64")
-"""Those that the native kernel is for."""
+NATIVE = {"cpu": ("float32", "float64"), "cuda": ("float32", "float16", "bfloat16")}
+"""Those that the native kernel is for, by the kind of device."""
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Distance from 1 to the next number."""

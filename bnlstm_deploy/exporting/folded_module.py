@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting import op
-from bnlstm_deploy.exporting.choose import Choice, Request, choose
+from bnlstm_deploy.exporting.choose import CUDA, Choice, Request, choose
 from bnlstm_deploy.folding import FoldedDirection, FoldedLSTM, absorb_scales, fold, merge
 from bnlstm_deploy.nn import BNLSTM, State
 from bnlstm_deploy.nn.arguments import check_step
@@ -38,6 +38,7 @@ class FoldedBNLSTM(nn.Module):
             the input's.
         choices: The form and folding that each layer and direction is exported in, by the suffix
             of its arrays; `choose` sets them.
+        counts_on_device: Whether lengths and steps stay on the device that the graph runs on.
         {array}_l{k}[_reverse]: Buffers with the arrays of `FoldedDirection`. Scales and shifts
             that change nothing, those of normalizations switched off, are left out, and so are
             rows that are 0, 1, ..., K - 1.
@@ -73,6 +74,7 @@ class FoldedBNLSTM(nn.Module):
             self.register_buffer(name, state.detach().to("cpu", self.wide, copy=True))
         self.final: State = (self.initial_h, self.initial_c)
         self.choices: dict[str, Choice] = {}
+        self.counts_on_device = False
         self.choose(Request(form="scan"))
 
     def directions(self) -> Iterator[tuple[str, FoldedDirection]]:
@@ -90,6 +92,7 @@ class FoldedBNLSTM(nn.Module):
         Raises:
             ExportError: The form that is asked for is not exact for one of them.
         """
+        self.counts_on_device = request.target == CUDA
         prefix = f"{path}." if path else ""
         self.choices = {
             suffix: choose(direction, request, prefix + suffix)
@@ -152,7 +155,7 @@ class FoldedBNLSTM(nn.Module):
         state = (state[0].to(self.wide), state[1].to(self.wide))
         ends = None  # reversal needs one length for each stream, also where the graph's is (1,)
         if lengths is not None and self.num_directions == 2:
-            ends = op.clip_lengths(lengths, x)
+            ends = op.clip_lengths(lengths, x, on_device=self.counts_on_device)
         finals: list[State] = []
         outputs: list[Tensor] = []
         for row, suffix in enumerate(self.suffixes):

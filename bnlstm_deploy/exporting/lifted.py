@@ -84,7 +84,7 @@ class _Hooks:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Add what is given, where the model passes nothing."""
-        del module
+        assert isinstance(module, BNLSTM | FoldedBNLSTM)
         name = self.layers.value_name
         if name("h_n") in self.lifted._left:
             raise ExportError(
@@ -103,9 +103,10 @@ class _Hooks:
         if "initial_h" in given:
             args = args[:1]
             kwargs["state"] = (given["initial_h"], given["initial_c"])
+        x = args[0] if args else kwargs["input"]
         for value in ("lengths", "start_step"):
             if value in given:
-                kwargs[PASSED[value]] = given[value]
+                kwargs[PASSED[value]] = _of_streams(module, given[value], x)
         return args, kwargs
 
     def take(
@@ -124,7 +125,7 @@ class _Hooks:
         if name("start_step") in self.lifted._given:
             x = args[0] if args else kwargs["input"]
             self.lifted._left[name("next_step")] = _next_step(
-                kwargs["step"], kwargs.get("lengths"), x, batch_first=module.batch_first
+                module, kwargs["step"], kwargs.get("lengths"), x
             )
 
 
@@ -169,9 +170,26 @@ def _steps(module: BNLSTM) -> int:
     return max((norm.max_length for norm in norms if norm is not None), default=1)
 
 
-def _next_step(step: Tensor, lengths: Tensor | None, x: Tensor, *, batch_first: bool) -> Tensor:
+def _of_streams(module: BNLSTM | FoldedBNLSTM, counts: Tensor, x: Tensor) -> Tensor:
+    """Have a graph for GPUs read an input with a default in one node only, which makes it (N,).
+
+    Where nodes on the CPU and nodes on a GPU read one, ONNX Runtime gives the latter a copy of the
+    default, whatever is passed.
+    """
+    on_device = isinstance(module, FoldedBNLSTM) and module.counts_on_device
+    if on_device and torch.onnx.is_in_onnx_export():
+        return op.of_streams(counts, x, batch_first=module.batch_first)
+    return counts
+
+
+def _next_step(
+    module: BNLSTM | FoldedBNLSTM, step: Tensor, lengths: Tensor | None, x: Tensor
+) -> Tensor:
+    batch_first = module.batch_first
     if torch.onnx.is_in_onnx_export():
-        return op.next_step(step, lengths, x, batch_first=batch_first)
+        assert isinstance(module, FoldedBNLSTM)
+        on_device = module.counts_on_device
+        return op.next_step(step, lengths, x, on_device=on_device, batch_first=batch_first)
     time, batch = x.shape[int(batch_first)], x.shape[1 - int(batch_first)]
     return step + (torch.full((batch,), time) if lengths is None else lengths)
 

@@ -75,19 +75,47 @@ def bnlstm(inputs: Inputs, properties: Mapping[str, str]) -> tuple[Tensor, Tenso
     return y, y_h, y_c
 
 
-def clip_lengths(lengths: Tensor, sequence: Tensor, *, batch_first: bool = False) -> Tensor:
-    """Emit `lengths` (N,) or (1,) as (N,), none above T, for a sequence of T steps, N streams."""
-    clipped = _emit("Min", (lengths, _size(sequence, int(batch_first))), lengths.shape)
-    return _expand(clipped, sequence, batch_first=batch_first)
+def of_streams(counts: Tensor, sequence: Tensor, *, batch_first: bool = False) -> Tensor:
+    """Emit lengths or steps, (N,) or (1,), as (N,), for a sequence of N streams."""
+    batch = 0 if batch_first else 1
+    return _emit("Expand", (counts, _size(sequence, batch)), (sequence.shape[batch],))
+
+
+def clip_lengths(
+    lengths: Tensor, sequence: Tensor, *, on_device: bool, batch_first: bool = False
+) -> Tensor:
+    """Emit `lengths` (N,) or (1,) as (N,), none above T, for a sequence of T steps, N streams.
+
+    Args:
+        lengths: Of the streams; with `on_device` (N,) already.
+        sequence: The sequence.
+        on_device: Whether T is to be where lengths are, on a GPU. As the size of an axis it is on
+            the CPU, and ONNX Runtime puts what computes with sizes and small defaults there, too.
+        batch_first: Whether the sequence is (N, T, ...).
+    """
+    time = int(batch_first)
+    size = _size(sequence, time)
+    if on_device:
+        if not isinstance(sequence.shape[time], int):
+            size = _last_below(size + 1)
+        return _emit("Min", (lengths, size), lengths.shape)
+    clipped = _emit("Min", (lengths, size), lengths.shape)
+    return of_streams(clipped, sequence, batch_first=batch_first)
 
 
 def next_step(
-    start_step: Tensor, lengths: Tensor | None, sequence: Tensor, *, batch_first: bool
+    start_step: Tensor,
+    lengths: Tensor | None,
+    sequence: Tensor,
+    *,
+    on_device: bool,
+    batch_first: bool,
 ) -> Tensor:
     """Emit the step (N,) of each stream after a sequence of T steps, N streams."""
     if lengths is None:
         lengths = _size(sequence, int(batch_first))
-    consumed = clip_lengths(lengths, sequence, batch_first=batch_first)
+        on_device = False
+    consumed = clip_lengths(lengths, sequence, on_device=on_device, batch_first=batch_first)
     return _emit("Add", (start_step, consumed), consumed.shape)
 
 
@@ -102,13 +130,15 @@ def reverse_valid(sequence: Tensor, lengths: Tensor) -> Tensor:
     )
 
 
-def _expand(values: Tensor, sequence: Tensor, *, batch_first: bool) -> Tensor:
-    batch = 0 if batch_first else 1
-    return _emit("Expand", (values, _size(sequence, batch)), (sequence.shape[batch],))
-
-
 def _size(sequence: Tensor, axis: int) -> Tensor:
     return _emit("Shape", (sequence,), (1,), start=axis, end=axis + 1)
+
+
+def _last_below(size: Tensor) -> Tensor:
+    """Emit `size - 1` for a size (1,) of the CPU, as what a GPU itself wrote."""
+    zero, one = torch.tensor(0), torch.tensor(1)
+    range_ = _emit("Range", (zero, size.squeeze(0), one), (2,))
+    return _emit("Slice", (range_, torch.tensor([-1]), torch.tensor([2**62])), (1,))
 
 
 def _emit(

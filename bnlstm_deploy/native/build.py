@@ -226,7 +226,7 @@ def build(
 
 
 def _embed_kernels(folder: Path) -> Path:
-    """Write the kernels for GPUs as one file, and the source that makes it a part of the library."""
+    """Write the kernels for GPUs as one file, and the source that puts it into the library."""
     rows, code = [], bytearray()
     tuned = json.loads(TUNED.read_text(encoding="utf-8"))
     with zipfile.ZipFile(CUDA) as archive:

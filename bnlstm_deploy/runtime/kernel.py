@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +15,19 @@ from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.native import available, library_path
 
 VARIABLE = "BNLSTM_DEPLOY_NATIVE"
-"""An instruction set's name, `0` for the function body; unset, empty or `1`: the best there is."""
+"""What must be had, or it is an error: an instruction set, or `cuda`. `0` is for the function body;
+unset, empty or `1`: the best there is."""
+
+BEST = ("", "1")
+
+ON_CUDA = "cuda"
+"""What the native kernel is called on GPUs, in place of an instruction set."""
 
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "neon")
 """All that a library may have, those of one CPU in order, the best last."""
 
-THREADS = "bnlstm.intra_op_num_threads"
-"""The session's configuration entry that tells the library how many threads there are."""
+PROVIDER, THREADS, TF32 = "bnlstm.provider", "bnlstm.intra_op_num_threads", "bnlstm.use_tf32"
+"""The session's configuration entries that tell the library what to register."""
 
 LOGGER = logging.getLogger("bnlstm_deploy.runtime")
 
@@ -34,7 +40,7 @@ class Native:
     """What computes the recurrent layers of a session. It is true if that is the native kernel."""
 
     instruction_set: str | None
-    """That which the native kernel runs on; None for the file's function body."""
+    """That which the native kernel runs on, or `cuda`; None for the file's function body."""
     reason: str = ""
     """Why it is the function body."""
 
@@ -63,25 +69,58 @@ def register(options: ort.SessionOptions, threads: int | None) -> Native:
     """
     with _environment:
         named = os.environ.get(VARIABLE, "")
-        if named == "0":
-            return Native(None, f"{VARIABLE}=0")
-        try:
-            path = library_path()
-            if threads is not None:
-                options.add_session_config_entry(THREADS, str(threads))
-            options.register_custom_ops_library(str(path))
-            return Native(_best(path) if named in {"", "1"} else named)
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            reason = str(error).strip()
-            if named not in {"", "1"}:
-                raise RuntimeSessionError(
-                    f"{VARIABLE}={named}: the native kernel cannot be used: {reason}"
-                ) from error
-            if not isinstance(error, RuntimeSessionError):
-                reason = f"the native kernel's library {path} cannot be used: {reason}"
-            if available():  # where there is none, that is no news
-                warn(reason)
-            return Native(None, reason)
+        best = named in {*BEST, ON_CUDA}
+        entries = {} if threads is None else {THREADS: str(threads)}
+        return _register(options, entries, None if best else named)
+
+
+def register_cuda(options: ort.SessionOptions, *, tf32: bool) -> Native:
+    """Register the native kernel for GPUs with the options of a session on CUDA.
+
+    Args:
+        options: Of the session.
+        tf32: Whether products of float32 may be in TF32.
+
+    Raises:
+        RuntimeSessionError: BNLSTM_DEPLOY_NATIVE is `cuda`, and there is no driver or no library
+            that works. Whether the GPU can run the kernel, and the file's dtype, shows only when
+            the session is opened.
+    """
+    with _environment:
+        entries = {PROVIDER: ON_CUDA, TF32: str(int(tf32))}
+        return _register(options, entries, ON_CUDA if demands_cuda() else None, on=ON_CUDA)
+
+
+def demands_cuda() -> bool:
+    """Return whether BNLSTM_DEPLOY_NATIVE says that a session on CUDA must have the kernel."""
+    return os.environ.get(VARIABLE) == ON_CUDA
+
+
+def _register(
+    options: ort.SessionOptions,
+    entries: Mapping[str, str],
+    demanded: str | None,
+    on: str | None = None,
+) -> Native:
+    if os.environ.get(VARIABLE) == "0":
+        return Native(None, f"{VARIABLE}=0")
+    try:
+        path = library_path()
+        for key, value in entries.items():
+            options.add_session_config_entry(key, value)
+        options.register_custom_ops_library(str(path))
+        return Native(on or demanded or _best(path))
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        reason = str(error).strip()
+        if demanded is not None:
+            raise RuntimeSessionError(
+                f"{VARIABLE}={demanded}: the native kernel cannot be used: {reason}"
+            ) from error
+        if not isinstance(error, RuntimeSessionError):
+            reason = f"the native kernel's library {path} cannot be used: {reason}"
+        if available():  # where there is none, that is no news
+            warn(reason)
+        return Native(None, reason)
 
 
 def warn(reason: str) -> None:

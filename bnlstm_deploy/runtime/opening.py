@@ -11,8 +11,15 @@ from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.metadata import INLINED, Metadata
 from bnlstm_deploy.runtime.cuda import preload
 from bnlstm_deploy.runtime.device import Device, using
-from bnlstm_deploy.runtime.kernel import Native, register, warn
-from bnlstm_deploy.runtime.provider_options import CPU
+from bnlstm_deploy.runtime.kernel import (
+    VARIABLE,
+    Native,
+    demands_cuda,
+    register,
+    register_cuda,
+    warn,
+)
+from bnlstm_deploy.runtime.provider_options import CPU, CUDA
 from bnlstm_deploy.runtime.providers import Resolved, why_not
 from bnlstm_deploy.seal import check_seal
 
@@ -56,11 +63,7 @@ class Opening:
         """
         check_seal(path)
         options = self._options()
-        kernel = Native(None, "native=False")
-        if native and [name for name, _ in self.providers] == [CPU]:
-            kernel = register(options, self.intra_op_num_threads)
-        elif native:
-            kernel = Native(None, "the native kernel is for the CPU as the only provider")
+        kernel = self._register(options) if native else Native(None, "native=False")
         try:
             session = self._open(path, options)
             if kernel and session.get_modelmeta().custom_metadata_map.get(INLINED) == "true":
@@ -69,12 +72,23 @@ class Opening:
         except RuntimeSessionError as error:
             if not kernel:
                 raise
+            on_cuda = self.device.kind == "cuda"
+            if on_cuda and demands_cuda():
+                raise RuntimeSessionError(f"{VARIABLE}=cuda: {error}") from error
             # With a kernel that does not take the file's types there is no way back to the
             # function body but a session without it. A file that is wrong is so without it, too.
             session = self._open(path, self._options())
-            kernel = Native(None, _why_not_native(session, error))
+            kernel = Native(None, _why_not_native(session, error, "cuda" if on_cuda else "cpu"))
             warn(kernel.reason)
             return session, kernel
+
+    def _register(self, options: ort.SessionOptions) -> Native:
+        first, of_first = self.providers[0]
+        if first == CUDA:
+            return register_cuda(options, tf32=str(of_first.get("use_tf32", 1)) == "1")
+        if [name for name, _ in self.providers] == [CPU]:
+            return register(options, self.intra_op_num_threads)
+        return Native(None, "the native kernel is for the CPU alone, and for CUDA as the first")
 
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
@@ -109,11 +123,14 @@ class Opening:
             raise RuntimeSessionError(message) from error
 
 
-def _why_not_native(session: ort.InferenceSession, error: RuntimeSessionError) -> str:
+def _why_not_native(session: ort.InferenceSession, error: RuntimeSessionError, kind: str) -> str:
     """Return why a file runs, and not on the native kernel, with which it gave an error."""
     metadata = Metadata.from_properties(session.get_modelmeta().custom_metadata_map)
-    if metadata.dtype not in NATIVE:
-        return f"the native kernel is for {' and '.join(NATIVE)}, not {metadata.dtype}"
+    dtypes = NATIVE[kind]
+    if metadata.dtype not in dtypes:
+        known = " and ".join(filter(None, [", ".join(dtypes[:-1]), dtypes[-1]]))
+        where = " for CUDA" if kind == "cuda" else ""
+        return f"the native kernel{where} is for {known}, not {metadata.dtype}"
     return f"ONNX Runtime refuses the file with the native kernel: {error}"
 
 

@@ -1,6 +1,8 @@
 """Computes what the stub driver launches, by Triton's interpreter on the stub's memory."""
 
 import ctypes
+import os
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ import torch
 
 from tests.cuda_stub.counts import runtime
 from tools.cuda_kernels import INTEGERS, KINDS, OPERANDS, OUTPUT, POINTERS, Built, read
+
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -33,7 +37,7 @@ class Launch:
         }
         names = self.function.arg_names
         self.constants = {name: constants[name] for name in names if name in constants}
-        self.arguments = {}
+        self.arguments: dict[str, Any] = {}
         given = [name for name in names if name not in constants]
         addresses = (ctypes.c_uint64 * len(given)).from_address(arguments)
         for address, name in zip(addresses, given, strict=True):
@@ -76,23 +80,26 @@ def _built(code: int) -> Built:
 def computing() -> Iterator[list[Launch]]:
     """Compute launches of the block, and replays of graphs that it captures; yield the launches."""
     launches: list[Launch] = []
+    lock = threading.Lock()
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
     def record(code: int, grid: int, arguments: int) -> int:
         x, y = (ctypes.c_uint32 * 2).from_address(grid)
-        launches.append(Launch(_built(code), (x, y), arguments))
-        return len(launches)
+        with lock:
+            launches.append(Launch(_built(code), (x, y), arguments))
+            return len(launches)
 
-    @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def compute(number: int) -> None:
-        launches[number - 1].compute()
+        with lock:  # the interpreter is for one thread
+            launches[number - 1].compute()
 
+    address = ctypes.c_void_p
+    recorder = ctypes.CFUNCTYPE(ctypes.c_int, address, address, address)(record)
+    computer = ctypes.CFUNCTYPE(None, ctypes.c_int)(compute)
     driver = ctypes.CDLL("libcuda.so.1")
-    driver.stub_set_recorder(record)
-    runtime().stub_set_computer(compute)
+    driver.stub_set_recorder(recorder)
+    runtime().stub_set_computer(computer)
     try:
         yield launches
     finally:
         driver.stub_set_recorder(None)
         runtime().stub_set_computer(None)
-

@@ -70,6 +70,7 @@ class Node:
     threads: int = 1
     options: dict[str, str] = field(default_factory=dict)
     """Further entries of the session's configuration."""
+    provider: str = "CPUExecutionProvider"
 
     def model(self) -> onnx.ModelProto:
         """Return the file."""
@@ -78,7 +79,10 @@ class Node:
             names.pop()
         outputs = [name if name in self.outputs else "" for name in OUTPUTS]
         free = {name: array for name, array in self.inputs.items() if name not in self.constant}
-        elem = helper.np_dtype_to_tensor_dtype(self.inputs["X"].dtype)
+        elements = {
+            name: helper.np_dtype_to_tensor_dtype(self.inputs[alike].dtype)
+            for name, alike in zip(OUTPUTS, ("X", "initial_h", "initial_c"), strict=True)
+        }
         graph = helper.make_graph(
             [helper.make_node("BNLSTM", names, outputs, domain="bnlstm")],
             "node",
@@ -90,7 +94,7 @@ class Node:
                 )
                 for name, array in free.items()
             ],
-            [helper.make_tensor_value_info(name, elem, None) for name in self.outputs],
+            [helper.make_tensor_value_info(name, elements[name], None) for name in self.outputs],
             [numpy_helper.from_array(self.inputs[name], name) for name in sorted(self.constant)],
         )
         imports = [helper.make_opsetid("", 21), helper.make_opsetid("bnlstm", 1)]
@@ -107,7 +111,7 @@ class Node:
         with choosing(self.instruction_set):
             options.register_custom_ops_library(str(library_path()))
         return ort.InferenceSession(
-            self.model().SerializeToString(), options, providers=["CPUExecutionProvider"]
+            self.model().SerializeToString(), options, providers=[self.provider]
         )
 
     def run(self) -> dict[str, Array]:

@@ -95,6 +95,10 @@ class Api {
   Status *KernelInfo_GetInputCount(const KernelInfo *info, size_t *count) const {
     return call<230, Status *>(info, count);
   }
+  Status *KernelInfo_GetInputName(const KernelInfo *info, size_t index, char *name,
+                                  size_t *size) const {
+    return call<232, Status *>(info, index, name, size);
+  }
   Status *HasSessionConfigEntry(const SessionOptions *options, const char *key, int *found) const {
     return call<237, Status *>(options, key, found);
   }

@@ -1,6 +1,7 @@
 #include "cuda_op.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "cuda_driver.h"
 #include "cuda_kernels.h"
@@ -86,7 +87,8 @@ class Instance {
     if (!driver_ || !find_device(message) || !load(message)) {
       return api_.CreateStatus(ort::FAIL, message.text);
     }
-    ort::Status *status = api_.KernelInfoGetAllocator(info, 0, &allocator_);
+    ort::Status *status = find_frozen_inputs(info);
+    if (!status) status = api_.KernelInfoGetAllocator(info, 0, &allocator_);
     return status ? status : api_.AllocatorGetInfo(allocator_, &memory_);
   }
 
@@ -124,6 +126,32 @@ class Instance {
   }
 
  private:
+  // An input of the graph that has a default and is read on the CPU as well is, to the nodes of other
+  // providers, a constant: ONNX Runtime copies the default for them, and what is passed is lost. The
+  // copy's name tells (TransformerMemcpyImpl::ProcessInitializers).
+  ort::Status *find_frozen_inputs(const ort::KernelInfo *info) const {
+    size_t count;
+    if (ort::Status *status = api_.KernelInfo_GetInputCount(info, &count)) return status;
+    for (size_t i = INITIAL_H; i < count && i < INPUTS; i++) {
+      int constant = 0;
+      const ort::Value *value = nullptr;
+      char name[1000] = "";
+      size_t size = sizeof name;
+      ort::Status *status = api_.KernelInfoGetConstantInput_tensor(info, i, &constant, &value);
+      if (status) return status;
+      if (!constant) continue;
+      status = api_.KernelInfo_GetInputName(info, i, name, &size);
+      if (status) return status;
+      if (!strstr(name, "_token_")) continue;
+      Message message;
+      message.write("BNLSTM: ONNX Runtime has made %s a constant, since nodes on the CPU read it, too; "
+                    "export the file with target='cuda'",
+                    INPUT_NAMES[i]);
+      return api_.CreateStatus(ort::INVALID_ARGUMENT, message.text);
+    }
+    return nullptr;
+  }
+
   bool find_device(Message &message) {
     if (int error = driver_->cuCtxGetDevice(&device_.number)) {
       return driver_->failed("cuCtxGetDevice", error, message);

@@ -170,7 +170,9 @@ ort::Status *registered(const ort::Api &api, const Kernel &kernel, int threads,
 // The best kernel of this CPU, or the one that the environment names.
 ort::Status *choose(const ort::Api &api, const Kernel **kernel) {
   const char *name = getenv("BNLSTM_DEPLOY_NATIVE");
-  const bool best = !name || !*name || !strcmp(name, "0") || !strcmp(name, "1");
+  // `cuda` is said to sessions on GPUs.
+  const bool best = !name || !*name || !strcmp(name, "0") || !strcmp(name, "1") ||
+                    !strcmp(name, "cuda");
   char known[64] = "";
   *kernel = nullptr;
   for (const InstructionSet &set : INSTRUCTION_SETS) {

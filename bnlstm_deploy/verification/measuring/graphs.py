@@ -10,8 +10,9 @@ import onnx
 from onnx import ModelProto
 
 from bnlstm_deploy.atomic import scratch
+from bnlstm_deploy.dtypes import NATIVE
 from bnlstm_deploy.runtime import Session
-from bnlstm_deploy.runtime.kernel import VARIABLE, choosing, instruction_sets
+from bnlstm_deploy.runtime.kernel import ON_CUDA, VARIABLE, choosing, instruction_sets
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.process import Graph, GraphProcess
@@ -25,18 +26,18 @@ class Graphs:
     """An exported file, open."""
 
     by_backend: dict[Backend, Graph]
-    """The function body on each provider and, on the CPU, each native kernel."""
+    """The function body on each provider, and each native kernel on the CPU and on CUDA."""
     no_native: str
-    """Why no native kernel is among them; empty if one is, or if the CPU is no provider."""
+    """Why one has no native kernel; empty if each has that could."""
 
 
 @contextlib.contextmanager
 def opened(
     path: Path, providers: Sequence[Provider], *, no_native: str, isolated: bool
 ) -> Iterator[Graphs]:
-    """Open a file with the function body on each provider and, on the CPU, each native kernel.
+    """Open a file with the function body on each provider, and each native kernel on CPU and CUDA.
 
-    The native kernels are those for the instruction sets of this CPU, or the one that
+    Those on the CPU are those for the instruction sets of this CPU, or the one that
     BNLSTM_DEPLOY_NATIVE names; `0` is for none.
 
     Args:
@@ -50,16 +51,19 @@ def opened(
             that cannot be had.
     """
     wanted: dict[Backend, tuple[Provider, str | None]] = {}
-    on_cpu = False
+    has_native = False
     for provider in providers:
         name = provider if isinstance(provider, str) else provider[0]
         wanted[Backend(name)] = (provider, None)
-        if name != "cpu":
+        if name not in NATIVE:
             continue
-        on_cpu = True
+        has_native = True
         if not no_native and os.environ.get(VARIABLE) == NONE:
             no_native = f"{VARIABLE}={NONE}"
         if not no_native:
+            if name == ON_CUDA:
+                wanted[Backend.native(name, ON_CUDA)] = (provider, BEST)
+                continue
             for instruction_set in _instruction_sets():
                 wanted[Backend.native(name, instruction_set)] = (provider, instruction_set)
     with contextlib.ExitStack() as stack:
@@ -70,7 +74,7 @@ def opened(
                 graphs[backend] = graph
             else:
                 no_native = graph.native.reason
-        yield Graphs(graphs, no_native if on_cpu else "")
+        yield Graphs(graphs, no_native if has_native else "")
 
 
 @contextlib.contextmanager
@@ -98,7 +102,7 @@ def opening_copies(*, isolated: bool) -> Iterator[Callable[[ModelProto], Graph]]
 
 def _instruction_sets() -> Sequence[str]:
     chosen = os.environ.get(VARIABLE, BEST)
-    if chosen != BEST:
+    if chosen not in {BEST, ON_CUDA}:
         return [chosen]
     # Where there is none, a session says why.
     return instruction_sets() or [BEST]

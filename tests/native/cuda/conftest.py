@@ -3,29 +3,7 @@
 import importlib.util
 import os
 
-import numpy as np
-import pytest
-
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-
-
-@pytest.fixture
-def bfloat16_products(monkeypatch):
-    """Products of bfloat16 in the interpreter, which holds it as bits and multiplies these."""
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, tl
-
-    multiply = InterpreterBuilder.create_dot
-
-    def wide(operand):
-        if operand.dtype.scalar != tl.bfloat16:
-            return operand
-        bits = operand.data.view(np.uint16).astype(np.uint32) << 16
-        return TensorHandle(bits.view(np.float32), tl.float32)
-
-    def create_dot(self, a, b, *rest):
-        return multiply(self, wide(a), wide(b), *rest)
-
-    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)

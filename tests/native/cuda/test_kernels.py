@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.native.cuda.interpreter import Tiles, run
+from tests.native.cuda.products import bfloat16_products  # noqa: F401 (a fixture)
 from tests.native.draws import inputs
 from tests.native.reference import compute
 from tests.native.test_contract import assert_right
