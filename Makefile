@@ -10,24 +10,25 @@
 # make test-cuda-stub      what the CUDA provider does with exported files, counted without a GPU
 # make launches            count it anew: tests/cuda_stub/launches.json, docs/gpu.md, tools/placement/measured.json
 # make test-kernels        the kernels for GPUs in Triton's interpreter
-# make kernels             compile them for every architecture, without a GPU: docs/kernels.json
+# make kernels             compile them for every architecture, without a GPU, and build them in
 # make test-gpu            the CUDA provider's numbers, captured and not; needs a GPU
 # make test-triton         exported files on a real tritonserver
 # make clean               remove the environments and the demo's files
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# Triton alone, a gigabyte, beside the environments: neither users nor most tests need it.
+KERNELS := .kernels
 # An environment of its own: onnxruntime and onnxruntime-gpu are the same module.
 STUB := .venv-cuda-stub
-ON_STUB := BNLSTM_CUDA_STUB=1 LD_LIBRARY_PATH=$(CURDIR)/$(STUB)/cuda_stub $(STUB)/bin
+ON_STUB := BNLSTM_CUDA_STUB=1 PYTHONPATH=$(KERNELS) LD_LIBRARY_PATH=$(CURDIR)/$(STUB)/cuda_stub $(STUB)/bin
 
 GPU := .venv-gpu
 TRITON := .venv-triton
 OLDEST := .venv-oldest
-# Triton alone, a gigabyte, beside the environment: neither its users nor the other tests need it.
-KERNELS := .kernels
 # Installing compiles these.
-NATIVE := hatch_build.py bnlstm_deploy/native/build.py $(wildcard bnlstm_deploy/native/src/*)
+NATIVE := hatch_build.py bnlstm_deploy/native/build.py $(wildcard bnlstm_deploy/native/src/*) \
+	bnlstm_deploy/native/cuda/kernels.zip bnlstm_deploy/native/cuda/tuned.json
 
 QUICK := tests/nn tests/folding tests/checkpoint/test_own_format.py tests/test_package.py \
 	tests/exporting/test_forms.py tests/exporting/test_scan.py tests/runtime/test_session.py \
@@ -69,7 +70,7 @@ honest: .venv/installed
 fuzz: .venv/installed
 	$(BIN)/python -m tools.fuzz --cases 10000
 
-test-cuda-stub: $(STUB)/installed
+test-cuda-stub: $(STUB)/installed $(KERNELS)/installed
 	$(STUB)/bin/python -m tests.cuda_stub.build $(STUB)/cuda_stub
 	$(ON_STUB)/pytest --numprocesses=auto tests/cuda_stub tests/runtime/test_cuda_graphs.py
 
@@ -78,6 +79,7 @@ test-kernels: .venv/installed $(KERNELS)/installed
 
 kernels: .venv/installed $(KERNELS)/installed
 	PYTHONPATH=$(KERNELS) $(BIN)/python -m tools.cuda_kernels
+	$(BIN)/python -m bnlstm_deploy.native.build
 
 # Gigabytes are to be installed for it, so look for a GPU first.
 test-gpu:
@@ -103,7 +105,7 @@ clean:
 	touch $@
 
 # Without the extras [cuda,cudnn], gigabytes in whose place the stubs are. The other two are headers.
-$(STUB)/installed: pyproject.toml constraints.txt
+$(STUB)/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(STUB)
 	$(STUB)/bin/pip install --quiet --constraint constraints.txt --editable '.[convert,dev]' \
 		onnxruntime-gpu nvidia-cuda-crt nvidia-cuda-runtime
@@ -116,7 +118,7 @@ $(TRITON)/installed: tests/triton/requirements.txt
 	touch $@
 
 $(KERNELS)/installed: constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --target $(KERNELS) --no-deps triton
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --target $(KERNELS) --no-deps triton
 	touch $@
 
 # The oldest that pyproject.toml admits.

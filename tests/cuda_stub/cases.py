@@ -42,6 +42,11 @@ class Kind:
     """The layer, or what else tells the kinds of one form and folding apart."""
 
     @property
+    def native(self) -> bool:
+        """Whether the native kernel runs; the folding is then which of its launches."""
+        return self.form == "native"
+
+    @property
     def name(self) -> str:
         """As in the table."""
         return f"{self.form}, {self.folding}" + (f": {self.of}" if self.of else "")
@@ -54,6 +59,8 @@ KINDS = (
     Kind("scan", "materialized", PATHS, ""),
     Kind("lstm", "factored", (), "the same over time"),
     Kind("lstm", "factored", ("input",), "only the input's part changes"),
+    Kind("native", "step", PATHS, ""),
+    Kind("native", "sequence", PATHS, ""),
 )
 
 
@@ -79,7 +86,7 @@ def exists(kind: Kind, dtype: str, layers: int, directions: int) -> bool:
         return True
     # ONNX has no ReverseSequence of bfloat16, and so there are not two directions
     more = {"float16": (2, 2), "bfloat16": (2, 1)}[dtype]
-    return kind.form in ("unrolled", "scan") and (layers, directions) in ((1, 1), more)
+    return kind.form != "lstm" and (layers, directions) in ((1, 1), more)
 
 
 FILES = tuple(
@@ -100,15 +107,15 @@ def _write(file: File, folder: Path, length: int | None) -> Path:
         normalize=file.kind.normalize,
     )
     path = folder / f"{len(list(folder.iterdir()))}.onnx"
+    written = {"form": file.kind.form, "folding": file.kind.folding}
     metadata = export(
         randomize(model),
         path,
         dtype=getattr(torch, file.dtype),
-        form=file.kind.form,
-        folding=file.kind.folding,
+        **({"target": "cuda", "form": "scan"} if file.kind.native else written),
         length=length,
     )
-    if (metadata.form, metadata.folding) != (file.kind.form, file.kind.folding):
+    if not file.kind.native and (metadata.form, metadata.folding) != (file.kind.form, file.kind.folding):
         # layers after the first may get another form
         raise RuntimeError(f"{file} came out as {metadata.form}, {metadata.folding}")
     return path

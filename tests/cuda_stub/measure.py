@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from bnlstm_deploy.native import library_path
 from tests.cuda_stub import counts
 from tests.cuda_stub.cases import FILES, GIVEN, LENGTHS, STREAMS, D, File, H
 from tests.cuda_stub.counts import Counts
@@ -47,13 +48,17 @@ def rows(file: File, folder: Path) -> Iterator[Row]:
     """Yield a row for each set of optional inputs."""
     kind = file.kind
     optimized = folder / "optimized.onnx"
-    sessions = [open_session(file.write(folder, time), optimized=optimized) for time in LENGTHS]
+    launches = kind.folding if kind.native else None
+    sessions = [
+        open_session(file.write(folder, time), optimized=optimized, launches=launches)
+        for time in LENGTHS
+    ]
     cpu, memcpy = placed_on_cpu(sessions[-1]), inserted_copies(optimized)
     graph = graph_of(file, folder)
     counts.set_result(1)  # a stream is short, where that is computed on the device
     for given in GIVEN:
         fewer, more = (
-            _tally(run_once(session, feeds(file, given, time)))
+            _tally(run_once(session, feeds(file, given, time), on_device=kind.native))
             for session, time in zip(sessions, LENGTHS, strict=True)
         )
         step = {what: _quotient(more[what] - fewer[what]) for what in more}
@@ -73,7 +78,8 @@ def all_rows(folder: Path) -> list[Row]:
 def graph_of(file: File, folder: Path) -> str:
     """Return CAPTURED, or why ONNX Runtime refuses to capture a CUDA graph of the file."""
     try:
-        open_session(file.write(folder, LENGTHS[-1]), graph=True)
+        launches = file.kind.folding if file.kind.native else None
+        open_session(file.write(folder, LENGTHS[-1]), graph=True, launches=launches)
     except RuntimeError as error:
         return str(error).rpartition(" : ")[2].strip()
     return CAPTURED
@@ -85,6 +91,7 @@ def open_session(
     graph: bool = False,
     optimized: Path | None = None,
     plain: bool = False,
+    launches: str | None = None,
 ) -> ort.InferenceSession:
     """Load a model on the CUDA provider; nodes that it does not take go to the CPU.
 
@@ -93,6 +100,7 @@ def open_session(
         graph: Whether runs are captured and replayed.
         optimized: Where to write the graph that is run.
         plain: Whether it is run as it is, without optimizations.
+        launches: `step` or `sequence` of the native kernel; None for the function body.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -102,6 +110,10 @@ def open_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+    if launches is not None:
+        options.add_session_config_entry("bnlstm.provider", "cuda")
+        options.add_session_config_entry("bnlstm.launches", launches)
+        options.register_custom_ops_library(str(library_path()))
     providers = [(CUDA, {"enable_cuda_graph": str(int(graph)), "use_tf32": "0"})]
     data = str(model) if isinstance(model, Path) else model.SerializeToString()
     try:
@@ -157,9 +169,17 @@ def bind(
     return binding
 
 
-def run_once(session: ort.InferenceSession, arrays: dict[str, Any]) -> Counts:
-    """Return what one run does after a first one, which allocates."""
-    binding = bind(session, arrays, on_cpu=("lengths",))  # as Session passes them
+def run_once(
+    session: ort.InferenceSession, arrays: dict[str, Any], *, on_device: bool = False
+) -> Counts:
+    """Return what one run does after a first one, which allocates.
+
+    Args:
+        session: The session.
+        arrays: Inputs by name.
+        on_device: Whether lengths are on the device; else they are passed as Session does.
+    """
+    binding = bind(session, arrays, on_cpu=() if on_device else ("lengths",))
     session.run_with_iobinding(binding)
     with counted() as results:
         session.run_with_iobinding(binding)
