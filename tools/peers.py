@@ -20,8 +20,10 @@ from torch import nn
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.exporting import export
+from bnlstm_deploy.native import library_path
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
 from bnlstm_deploy.runtime import Buckets, Session
+from bnlstm_deploy.runtime.kernel import choosing
 from bnlstm_deploy.runtime.providers import resolve
 from tools.unfolded import export_unfolded
 
@@ -115,8 +117,15 @@ def write_deployed(size: Size, seed: int, path: Path) -> None:
     export(random_bnlstm(size, seed), path)
 
 
+def write_for_cuda(
+    size: Size, seed: int, path: Path, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Fold and export the BNLSTM for a GPU, for any number of timesteps."""
+    export(random_bnlstm(size, seed), path, target="cuda", dtype=dtype)
+
+
 def write_unrolled(size: Size, seed: int, path: Path) -> None:
-    """Fold and export the BNLSTM for a GPU."""
+    """Fold and export the BNLSTM for a GPU without the native kernel."""
     export(random_bnlstm(size, seed), path, target="cuda", length=size.T)
 
 
@@ -174,11 +183,56 @@ def load_deployed(setup: Setup, *, native: bool = True) -> Run:
 
 
 def load_captured(setup: Setup) -> Run:
-    """Load the folded graph as a CUDA graph."""
+    """Load the folded graph as a CUDA graph, on the native kernel."""
     buckets = Buckets(
-        setup.file("deployed"), batches=(setup.size.N,), providers=(setup.provider,), capture=True
+        setup.file("deployed"),
+        lengths=(setup.size.T,),
+        batches=(setup.size.N,),
+        providers=(setup.provider,),
+        capture=True,
     )
     return lambda x: np.asarray(buckets(x)[0])
+
+
+def load_unrolled(setup: Setup) -> Run:
+    """Load the graph of standard operators that starts the fewest kernels, as a CUDA graph."""
+    batches, providers = (setup.size.N,), (setup.provider,)
+    with choosing("0"):
+        buckets = Buckets(
+            setup.file("unrolled"), batches=batches, providers=providers, capture=True
+        )
+    return lambda x: np.asarray(buckets(x)[0])
+
+
+def load_launches(launches: str, file: str, setup: Setup) -> Run:
+    """Load a folded graph as a CUDA graph on one of the native kernel's ways to launch.
+
+    Args:
+        launches: `step` or `sequence`.
+        file: The peer whose file it is.
+        setup: What is measured.
+    """
+    options = ort.SessionOptions()
+    for key, value in (("bnlstm.provider", "cuda"), ("bnlstm.launches", launches)):
+        options.add_session_config_entry(key, value)
+    options.register_custom_ops_library(str(library_path()))
+    session = ort.InferenceSession(
+        setup.file(file), options, resolve((setup.provider,), capture=True), enable_fallback=0
+    )
+    size, binding = setup.size, session.io_binding()
+    x = ort.OrtValue.ortvalue_from_numpy(random_input(setup), "cuda", 0)
+    y = ort.OrtValue.ortvalue_from_shape_and_type([size.T, size.N, size.H], np.float32, "cuda", 0)
+    binding.bind_ortvalue_input("input", x)
+    binding.bind_ortvalue_output("output", y)
+    for value in session.get_outputs()[1:]:
+        binding.bind_output(value.name, "cuda")
+
+    def run(array: Array) -> Array:
+        x.update_inplace(array)
+        session.run_with_iobinding(binding)
+        return np.asarray(y.numpy())
+
+    return run
 
 
 def load_eager(setup: Setup) -> Run:
@@ -228,24 +282,47 @@ WRITERS: dict[str, Callable[[Size, int, Path], None]] = {
     "lstm operator": write_lstm_operator,
     "unfolded": write_unfolded,
 }
-ON_CUDA = {"deployed": load_captured, "not captured": load_deployed}
-"""Peers on CUDA, in the place of those on the CPU or besides: what to deploy is captured."""
+ON_CUDA: dict[str, Callable[[Setup], Run]] = {
+    "native": load_captured,
+    "native, not captured": load_deployed,
+    "native, step": partial(load_launches, "step", "deployed"),
+    "native, sequence": partial(load_launches, "sequence", "deployed"),
+    "float16, step": partial(load_launches, "step", "float16"),
+    "float16, sequence": partial(load_launches, "sequence", "float16"),
+    "unrolled": load_unrolled,
+}
+"""Peers on CUDA, in the place of those on the CPU; all but the second are captured."""
 
-FILES = dict.fromkeys(("native", "function body", "not captured"), "deployed")
+SEQUENCES = {"native, sequence": 64, "float16, sequence": 128}
+"""The most hidden units that all timesteps are one launch for."""
+
+WRITERS_ON_CUDA: dict[str, Callable[[Size, int, Path], None]] = {
+    "deployed": write_for_cuda,
+    "float16": partial(write_for_cuda, dtype=torch.float16),
+    "unrolled": write_unrolled,
+}
+
+FILES = dict.fromkeys(
+    ("native", "function body", "native, not captured", "native, step", "native, sequence"),
+    "deployed",
+) | dict.fromkeys(("float16, step", "float16, sequence"), "float16")
 """The files of peers that have none of their own."""
 
-BNLSTM_PEERS = ("native", "function body", "deployed", "not captured", "unfolded", "eager")
+BNLSTM_PEERS = ("native", "function body", *list(ON_CUDA)[1:], "unfolded", "eager")
 """Those that compute the BNLSTM. The others compute a plain LSTM."""
 
 
-def loaders(provider: str) -> dict[str, Callable[[Setup], Run]]:
+def loaders(provider: str, size: Size) -> dict[str, Callable[[Setup], Run]]:
     """Return the peers on a provider, first the one that the others are compared with."""
-    return LOADERS if provider == "cpu" else {**ON_CUDA, **_others(LOADERS)}
+    if provider == "cpu":
+        return LOADERS
+    there = {n: load for n, load in ON_CUDA.items() if SEQUENCES.get(n, size.H) >= size.H}
+    return {**there, **_others(LOADERS)}
 
 
 def writers(provider: str) -> dict[str, Callable[[Size, int, Path], None]]:
     """Return what writes the peers' files for a provider."""
-    return WRITERS if provider == "cpu" else {"deployed": write_unrolled, **_others(WRITERS)}
+    return WRITERS if provider == "cpu" else {**WRITERS_ON_CUDA, **_others(WRITERS)}
 
 
 def _others(peers: dict[str, Peer]) -> dict[str, Peer]:
@@ -303,7 +380,7 @@ def added_memory(peer: str, setup: Setup) -> float:
     """Load and run a peer, and return what that added to this process's peak, in megabytes."""
     x = random_input(setup)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = loaders(setup.provider)[peer](setup)
+    run = loaders(setup.provider, setup.size)[peer](setup)
     for _ in range(2):
         run(x)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * MAXRSS_UNIT / MEGABYTE

@@ -31,7 +31,7 @@ class Bucket(NamedTuple):
 class Buckets:
     """Runs whole sequences of any number of streams and timesteps up to the largest bucket's.
 
-        buckets = Buckets(["m64.onnx", "m128.onnx"], providers=("cuda",))
+        buckets = Buckets("model.onnx", lengths=(64, 128), providers=("cuda",))
         buckets.warm_up()
         output, state = buckets(x)  # as a Session gives them
 
@@ -39,9 +39,9 @@ class Buckets:
     fewest streams. It is padded with zeros, the valid timesteps are passed as `lengths`, and what
     comes back is cut to the call's own size. Each bucket is a `Binding`.
 
-    On CUDA, files of the form `unrolled` are captured as CUDA graphs: each bucket once, and once
-    more with a given state, at its first call or in `warm_up`. From then on a call launches one
-    graph.
+    On CUDA, files that the native kernel runs, or of the form `unrolled`, are captured as CUDA
+    graphs: each bucket once, and once more with a given state, at its first call or in `warm_up`.
+    From then on a call launches one graph.
 
     Several threads may call at a time: calls of different buckets run side by side, or one after
     the other on a thread of their own where they are captured, as graphs belong to a thread.

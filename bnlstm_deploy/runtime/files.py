@@ -9,7 +9,7 @@ from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.runtime.session import Session
 
 UNROLLED = "unrolled"
-"""The form that can be captured: the others have control flow, or work left to the CPU."""
+"""The function bodies that can be captured: the others have control flow, or work on the CPU."""
 
 
 class _Capturing(Session):
@@ -46,7 +46,7 @@ def open_files(
     except RuntimeSessionError as error:
         refused = error
         sessions = open_all(Session)
-    other = {session.metadata.form for session in sessions} - {UNROLLED}
+    other = {session.metadata.form for session in sessions if not session.native} - {UNROLLED}
     if refused is None and not other:
         return sessions, True
     if capture is None and other:
@@ -54,9 +54,10 @@ def open_files(
     if other:
         targets = ", ".join(sorted({session.metadata.target for session in sessions}))
         raise RuntimeSessionError(
-            f"graphs of the form {', '.join(sorted(other))} cannot be captured as CUDA graphs, "
-            f"these were made for the target {targets}; export for the target cuda and a length, "
-            "or pass capture=False"
+            f"graphs of the form {', '.join(sorted(other))} cannot be captured as CUDA graphs "
+            f"without the native kernel, and these were made for the target {targets}: "
+            f"{sessions[0].native.reason}. Export for the target cuda, and a length where there is "
+            "no native kernel, or pass capture=False"
         ) from refused
     assert refused is not None
     raise refused

@@ -107,15 +107,19 @@ def _write(file: File, folder: Path, length: int | None) -> Path:
         normalize=file.kind.normalize,
     )
     path = folder / f"{len(list(folder.iterdir()))}.onnx"
-    written = {"form": file.kind.form, "folding": file.kind.folding}
     metadata = export(
         randomize(model),
         path,
         dtype=getattr(torch, file.dtype),
-        **({"target": "cuda", "form": "scan"} if file.kind.native else written),
+        form="scan" if file.kind.native else file.kind.form,
+        folding="auto" if file.kind.native else file.kind.folding,
+        target="cuda" if file.kind.native else "cpu",
         length=length,
     )
-    if not file.kind.native and (metadata.form, metadata.folding) != (file.kind.form, file.kind.folding):
+    if not file.kind.native and (metadata.form, metadata.folding) != (
+        file.kind.form,
+        file.kind.folding,
+    ):
         # layers after the first may get another form
         raise RuntimeError(f"{file} came out as {metadata.form}, {metadata.folding}")
     return path

@@ -9,6 +9,7 @@ from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Buckets, Session
+from bnlstm_deploy.runtime.kernel import VARIABLE
 from tests.cuda_stub import counts
 from tests.cuda_stub.environment import require_stubs
 from tests.models import randomize
@@ -19,11 +20,20 @@ LENGTHS = (6, 40)
 """One of them beyond 32, where the form unrolled has trees of Splits and Concats."""
 
 
+@pytest.fixture(autouse=True, params=["function body", "native"])
+def kernel(request, monkeypatch):
+    """Run all tests with the native kernel and without."""
+    if request.param == "function body":
+        monkeypatch.setenv(VARIABLE, "0")
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("graphs")
     model = randomize(BNLSTM(3, 8, batch_first=True, max_length=4))
     export(model, folder / "scan.onnx")
+    export(model, folder / "any.onnx", target="cuda", form="scan")
     for length in LENGTHS:
         unrolled = {"form": "unrolled", "folding": "factored", "length": length, "target": "cuda"}
         export(model, folder / f"{length}.onnx", **unrolled)
@@ -71,8 +81,23 @@ def test_graphs_are_captured_while_other_sessions_run(files):
     assert not counted.errors
 
 
+def test_one_file_of_any_length_is_captured_for_each_with_the_native_kernel(files, kernel):
+    buckets = Buckets(files / "any.onnx", lengths=LENGTHS, batches=(4,))
+    assert buckets.captures == (kernel == "native")
+    counts.reset()
+    buckets.warm_up()
+    for time in (5, 33):
+        output, _ = buckets(np.zeros((3, time, 3), np.float32))
+        assert output.shape == (3, time, 8)
+    counted = counts.read()
+    assert counted.graphs == ({"capture": 2, "launch": 4} if buckets.captures else {})
+    assert not counted.errors
+
+
 def test_control_flow_is_refused(files):
-    with pytest.raises(RuntimeSessionError, match=r"form scan .* export for the target cuda"):
+    with pytest.raises(
+        RuntimeSessionError, match=r"form scan .* without the native .* Export for the target cuda"
+    ):
         Buckets(files / "scan.onnx", lengths=(4, 8), capture=True)
     assert not Buckets(files / "scan.onnx", lengths=(4, 8)).captures
 

@@ -8,7 +8,16 @@ from typer.testing import CliRunner
 
 from bnlstm_deploy.runtime import Session
 from tools import benchmark, forms, peers
-from tools.peers import FILES, LOADERS, ON_CUDA, WRITERS, Setup, Size
+from tools.peers import (
+    FILES,
+    LOADERS,
+    ON_CUDA,
+    SEQUENCES,
+    WRITERS,
+    WRITERS_ON_CUDA,
+    Setup,
+    Size,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -135,18 +144,27 @@ def test_refuses_what_it_cannot_measure_in_one_line(arguments, message):
 
 
 def test_the_peers_on_cuda():
-    loaders, writers = peers.loaders("cuda"), peers.writers("cuda")
-    assert list(loaders)[:2] == ["deployed", "not captured"]
-    assert loaders.keys() - ON_CUDA.keys() == LOADERS.keys() - {"native", "function body"}
-    assert loaders["deployed"] is peers.load_captured
-    assert writers["deployed"] is peers.write_unrolled
-    assert writers.keys() == WRITERS.keys()
+    small, large = (peers.loaders("cuda", Size(2, 5, 3, hidden)) for hidden in (64, 132))
+    assert small.keys() == ON_CUDA.keys() | (LOADERS.keys() - {"native", "function body"})
+    assert small.keys() - large.keys() == SEQUENCES.keys()
+    assert next(iter(small)) == "native"
+    writers = peers.writers("cuda")
+    assert writers.keys() == WRITERS_ON_CUDA.keys() | (WRITERS.keys() - {"deployed"})
+    assert {FILES.get(peer, peer) for peer in ON_CUDA} == WRITERS_ON_CUDA.keys()
 
 
-def test_what_is_deployed_on_cuda_is_unrolled(tmp_path):
-    peers.write_unrolled(Size(2, 5, 3, 4), 0, tmp_path / "m.onnx")
-    metadata = Session(tmp_path / "m.onnx").metadata
-    assert (metadata.form, metadata.length, metadata.target) == ("unrolled", 5, "cuda")
+def test_what_is_deployed_on_cuda(tmp_path):
+    found = {}
+    for name, write in WRITERS_ON_CUDA.items():
+        write(Size(2, 5, 3, 4), 0, tmp_path / "m.onnx")
+        metadata = Session(tmp_path / "m.onnx").metadata
+        found[name] = metadata.form, metadata.length, metadata.target, metadata.dtype
+        (tmp_path / "m.onnx").unlink()
+    assert found == {
+        "deployed": ("scan", None, "cuda", "float32"),
+        "float16": ("scan", None, "cuda", "float16"),
+        "unrolled": ("unrolled", 5, "cuda", "float32"),
+    }
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
