@@ -80,6 +80,7 @@ test-kernels: .venv/installed $(KERNELS)/installed
 kernels: .venv/installed $(KERNELS)/installed
 	PYTHONPATH=$(KERNELS) $(BIN)/python -m tools.cuda_kernels
 	$(BIN)/python -m bnlstm_deploy.native.build
+	$(BIN)/python -m tools.cuda_facts
 
 # Gigabytes are to be installed for it, so look for a GPU first.
 test-gpu:

@@ -1,4 +1,8 @@
-"""What is known of the kernels for GPUs without a GPU: python -m tools.cuda_facts writes docs/gpu.md.
+"""What is known of the kernels for GPUs without a GPU.
+
+    python -m tools.cuda_facts
+
+writes it into docs/gpu.md, for which `make kernels` calls it.
 
 Occupancy follows from CUDA's rules for a multiprocessor. The roofline is the least time that a
 timestep can take on a GPU: its arithmetic at the data sheet's rate, or what it reads and writes at
@@ -103,7 +107,8 @@ def roofline(card: Card, N: int, H: int, kind: str, *, sequence: bool) -> float:
 def kernels_table(kernels: Iterable[Built]) -> str:
     """Lay out what each kernel takes: of those for aligned rows, where there are others, too."""
     lines = [
-        "| kernel | dtype | capability | tile | warps | registers | spilled | shared, KiB | occupancy |",
+        "| kernel | dtype | capability | tile | warps | registers | spilled | shared, KiB "
+        "| occupancy |",
         "|---|---|---|---|---:|---:|---:|---:|---:|",
     ]
     widest: dict[tuple[str, str, int], Built] = {}
@@ -138,13 +143,13 @@ def rooflines_table(kernels: Iterable[Built]) -> str:
                     (capability, name) == (card.capability, kind) and units >= H
                     for capability, name, units in sequences
                 )
-                for sequence in (False, True) if fits else (False,):
-                    lines.append(
-                        f"| {card.name} | {kind} | {N} | {H} "
-                        f"| {'sequence' if sequence else 'step'} | {operations(N, H) / 1e6:.2f} "
-                        f"| {transfers(N, H, kind, sequence=sequence) / 1e3:.0f} "
-                        f"| {roofline(card, N, H, kind, sequence=sequence):.2g} |"
-                    )
+                lines += [
+                    f"| {card.name} | {kind} | {N} | {H} "
+                    f"| {'sequence' if sequence else 'step'} | {operations(N, H) / 1e6:.2f} "
+                    f"| {transfers(N, H, kind, sequence=sequence) / 1e3:.0f} "
+                    f"| {roofline(card, N, H, kind, sequence=sequence):.2g} |"
+                    for sequence in ((False, True) if fits else (False,))
+                ]
     return "\n".join(lines) + "\n"
 
 

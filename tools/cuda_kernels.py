@@ -65,7 +65,6 @@ TILES: dict[str, tuple[tuple[dict[str, int], int], ...]] = {
         ({"BM": 16, "BG": 32, "BK": 32}, 4),
     ),
     "step": (
-        ({"BN": 16, "BH": 32, "BK": 64}, 4),
         ({"BN": 16, "BH": 32, "BK": 32}, 4),
         ({"BN": 16, "BH": 16, "BK": 32}, 4),
         ({"BN": 16, "BH": 16, "BK": 16}, 4),

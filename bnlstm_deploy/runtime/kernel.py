@@ -70,7 +70,7 @@ def register(options: ort.SessionOptions, threads: int | None) -> Native:
     with _environment:
         named = os.environ.get(VARIABLE, "")
         best = named in {*BEST, ON_CUDA}
-        entries = {} if threads is None else {THREADS: str(threads)}
+        entries = {PROVIDER: "cpu"} | ({} if threads is None else {THREADS: str(threads)})
         return _register(options, entries, None if best else named)
 
 

@@ -382,6 +382,16 @@ def test_a_launch_that_fails_is_an_error_and_the_session_lives(arrays):
         assert_right(arrays, dict(zip(OUTPUTS, session.run(None, arrays), strict=True)))
 
 
+def test_a_program_that_says_nothing_gets_both_operators(arrays):
+    """Such as Triton's: it can name the library, and no entry of the configuration."""
+    for provider in (CUDA, "CPUExecutionProvider"):
+        one = Node(arrays, provider=provider)
+        counts.reset()
+        with computing() as made:
+            assert_right(arrays, one.run())
+        assert bool(made) == (provider == CUDA)
+
+
 @pytest.mark.parametrize("size", ["T", "N", "H", "D"])
 def test_nothing_of_something(arrays, size):
     arrays = {

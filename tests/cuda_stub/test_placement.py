@@ -66,9 +66,9 @@ def assignments(session):
     return found
 
 
-def loads(model, *, graph=False):
+def loads(model, *, graph=False, launches=None):
     try:
-        open_session(model, graph=graph)
+        open_session(model, graph=graph, launches=launches)
     except RuntimeError:
         return False
     return True
@@ -106,6 +106,25 @@ def test_nodes_are_where_the_table_says(kind, dtype, directions, opset, tmp_path
             wrong[node.name, node.op, node.scope] = node.status, where
     assert not wrong
     assert all(node.captures for node in nodes) == loads(model, graph=True)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_nodes_beside_the_native_kernel_are_where_the_table_says(dtype, directions, tmp_path):
+    model = BNLSTM(3, 8, bidirectional=directions == 2, max_length=4)
+    path = tmp_path / "m.onnx"
+    export(randomize(model), path, dtype=getattr(torch, dtype), form="scan", target="cuda")
+    model = onnx.load(path)
+    for number, node in enumerate(model.graph.node):
+        node.name = f"node_{number}"
+    found = assignments(open_session(model, plain=True, launches="step"))
+    nodes = place(model, native=True)
+    assert {node.op for node in nodes} >= {"BNLSTM", "Range", "Min"}
+    for node in nodes:
+        on_cpu = found[node.name, node.op] == {CPU}
+        assert not (on_cpu and node.status is Status.CUDA), node
+    assert all(node.captures for node in nodes)
+    assert loads(model, graph=True, launches="step")
 
 
 def graph(text):

@@ -20,12 +20,15 @@ from tools.placement import Placement, Status, cuda_table, place
 
 def main(
     file: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="Any ONNX file.")],
+    native: Annotated[
+        bool, typer.Option("--native", help="With this package's kernel, where it takes a node.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
 ) -> None:
     """Print where the nodes of a graph would run; exit status 1 if one has no kernel."""
     table = cuda_table()
     try:
-        nodes = place(file, table)
+        nodes = place(file, table, native=native)
     except BnlstmError as error:
         sys.exit(f"error: {error}")
     missing = sum(node.status is Status.MISSING for node in nodes)

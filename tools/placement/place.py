@@ -9,7 +9,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto
 
 from tools.placement import hosts
-from tools.placement.prepare import prepare
+from tools.placement.prepare import OPERATOR, prepare
 from tools.placement.rules import refusal
 from tools.placement.scopes import Scope, node_name, scopes
 from tools.placement.table import Kernel, Parameters, Table, cuda_table
@@ -20,6 +20,8 @@ CONTRIB_VERSION = 1
 SHAPES = "may be on CPU: ONNX Runtime keeps shape arithmetic there"
 CONTROL_FLOW = "CUDA graphs cannot hold control flow"
 COPIED = "an input is copied between CPU and GPU"
+FROZEN = "nodes on the CPU read {}, too, and ONNX Runtime makes a constant of it for CUDA"
+"""Why the native kernel refuses a node; see cuda_op.cpp."""
 
 
 class Status(Enum):
@@ -70,7 +72,9 @@ class _Verdict:
     reason: str
 
 
-def place(model: ModelProto | str | Path, table: Table | None = None) -> tuple[Placement, ...]:
+def place(
+    model: ModelProto | str | Path, table: Table | None = None, *, native: bool = False
+) -> tuple[Placement, ...]:
     """Say for each node whether ONNX Runtime has a CUDA kernel for its op, opset and dtypes.
 
     Nothing is run, and neither a GPU nor ONNX Runtime is needed. What is judged are the nodes of
@@ -80,25 +84,31 @@ def place(model: ModelProto | str | Path, table: Table | None = None) -> tuple[P
     Args:
         model: A model, or the path of its file; external data are not read.
         table: Which kernels there are; by default those of the CUDA provider.
+        native: Whether this package's kernel is registered, too.
 
     Raises:
         RuntimeSessionError: There is no such file, or it is no valid ONNX model.
     """
     table = cuda_table() if table is None else table
-    prepared = prepare(Path(model) if isinstance(model, str) else model, table)
+    prepared = prepare(Path(model) if isinstance(model, str) else model, table, native=native)
     opsets = {_domain(entry.domain): entry.version for entry in prepared.opset_import}
     return tuple(p for scope in scopes(prepared, table.cpu) for p in _place(scope, opsets, table))
 
 
 def _place(scope: Scope, opsets: Mapping[str, int], table: Table) -> Iterator[Placement]:
     verdicts = [_judge(node, scope, opsets, table) for node in scope.nodes]
+    inputs = [frozenset(filter(None, node.input)) for node in scope.nodes]
     taken = {index for index, verdict in enumerate(verdicts) if not verdict.reason}
     runnable = {i for i, n in enumerate(scope.nodes) if (_domain(n.domain), n.op_type) in table.cpu}
     kept = hosts.shape_arithmetic(scope, taken, runnable)
     copies = hosts.copied(scope, taken - kept)
+    on_host = {name for i in range(len(verdicts)) if i not in taken - kept for name in inputs[i]}
     for index, (node, verdict) in enumerate(zip(scope.nodes, verdicts, strict=True)):
+        frozen = sorted(inputs[index] & on_host & scope.defaults) if _is_native(node) else []
         control_flow = any(a.type == AttributeProto.GRAPH for a in node.attribute)
-        if index in kept:
+        if frozen:
+            status, reasons = Status.MISSING, [FROZEN.format(", ".join(frozen))]
+        elif index in kept:
             status, reasons = Status.CPU_SHAPES, [SHAPES]
         elif verdict.reason:
             status, reasons = Status.MISSING, [verdict.reason]
@@ -126,6 +136,9 @@ def _place(scope: Scope, opsets: Mapping[str, int], table: Table) -> Iterator[Pl
 def _judge(node: NodeProto, scope: Scope, opsets: Mapping[str, int], table: Table) -> _Verdict:
     """Look for the kernel of a node; a verdict without a reason is that there is one."""
     domain, op = _domain(node.domain), node.op_type
+    if _is_native(node):
+        dtype = scope.dtypes.get(node.input[0], "")
+        return _Verdict(1, {"T": (dtype,)}, ("T",), "")
     if domain not in table.domains:
         known = (
             "ONNX Runtime knows no operators of that domain, nor has the model a usable function"
@@ -191,6 +204,10 @@ def _types(node: NodeProto, parameters: Parameters, scope: Scope) -> tuple[Types
                 names[type] = None
                 types.setdefault(type, {})[dtype] = None
     return {name: tuple(dtypes) for name, dtypes in types.items()}, tuple(names)
+
+
+def _is_native(node: NodeProto) -> bool:
+    return (node.domain, node.op_type) == OPERATOR
 
 
 def _domain(name: str) -> str:

@@ -39,6 +39,8 @@ class Scope:
     constants and fixed shapes: ONNX Runtime computes it when it loads the file."""
     inputs: frozenset[str]
     """Inputs of this graph that have no default."""
+    defaults: frozenset[str]
+    """Those that have one."""
     dtypes: Mapping[str, str]
     """The dtypes of its values and of those around it, as far as they can be inferred."""
     sizes: Mapping[str, int]
@@ -80,8 +82,8 @@ def _scopes(
             sizes.update({n: math.prod(s) for n, s in shapes.items() if s is not None})
         else:
             nodes.append(node)
-    inputs = frozenset(given - {entry.name for entry in graph.initializer})
-    yield Scope(path, tuple(nodes), inputs, dtypes, sizes)
+    defaults = frozenset(given & {entry.name for entry in graph.initializer})
+    yield Scope(path, tuple(nodes), frozenset(given) - defaults, defaults, dtypes, sizes)
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:

@@ -402,33 +402,17 @@ void fill(CudaOp &op, ort::ElementType operands, Kind kind, Launches launches) {
 
 }  // namespace
 
-ort::Status *registered(const ort::Api &api, const Settings &settings, ort::CustomOpDomain **domain) {
-  // What was registered stays: sessions use it, and later ones with the same settings share it.
-  struct Registration {
-    CudaOp ops[3];
-    ort::CustomOpDomain *domain;
-  };
-  static Registration *known[2][3];
-
-  Message message;
-  if (!driver(message)) return api.CreateStatus(ort::FAIL, message.text);
-  Registration *&place = known[settings.tf32][int(settings.launches)];
-  Registration *made = __atomic_load_n(&place, __ATOMIC_ACQUIRE);
-  if (!made) {
-    made = static_cast<Registration *>(calloc(1, sizeof(Registration)));
-    if (!made) return api.CreateStatus(ort::FAIL, "BNLSTM: there is not enough memory");
-    fill(made->ops[0], ort::FLOAT, settings.tf32 ? TF32 : FLOAT32, settings.launches);
-    fill(made->ops[1], ort::FLOAT16, FLOAT16, settings.launches);
-    fill(made->ops[2], ort::BFLOAT16, BFLOAT16, settings.launches);
-    ort::Status *status = api.CreateCustomOpDomain("bnlstm", &made->domain);
-    for (CudaOp &op : made->ops) {
-      if (!status) status = api.CustomOpDomain_Add(made->domain, &op);
-    }
-    if (status) return status;
-    __atomic_store_n(&place, made, __ATOMIC_RELEASE);
-  }
-  *domain = made->domain;
-  return nullptr;
+ort::Status *add_operators(const ort::Api &api, const Settings &settings,
+                           ort::CustomOpDomain *domain) {
+  constexpr size_t COUNT = 3;
+  auto *ops = static_cast<CudaOp *>(calloc(COUNT, sizeof(CudaOp)));
+  if (!ops) return api.CreateStatus(ort::FAIL, "BNLSTM: there is not enough memory");
+  fill(ops[0], ort::FLOAT, settings.tf32 ? TF32 : FLOAT32, settings.launches);
+  fill(ops[1], ort::FLOAT16, FLOAT16, settings.launches);
+  fill(ops[2], ort::BFLOAT16, BFLOAT16, settings.launches);
+  ort::Status *status = nullptr;
+  for (size_t i = 0; i < COUNT && !status; i++) status = api.CustomOpDomain_Add(domain, &ops[i]);
+  return status;
 }
 
 }  // namespace bnlstm::cuda

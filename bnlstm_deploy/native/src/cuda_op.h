@@ -11,10 +11,15 @@ enum class Launches { BEST, STEP, SEQUENCE };
 struct Settings {
   bool tf32;  // whether products of float32 may be
   Launches launches;
+
+  bool operator==(const Settings &other) const {
+    return tf32 == other.tf32 && launches == other.launches;
+  }
 };
 
-// The operator in float32, and in float16 and bfloat16 where all but operands is float32. An error
-// where there is no driver that runs it.
-ort::Status *registered(const ort::Api &api, const Settings &settings, ort::CustomOpDomain **domain);
+// Adds the operator in float32, and in float16 and bfloat16 where all but operands is float32, to a
+// domain. It stays: sessions use it.
+ort::Status *add_operators(const ort::Api &api, const Settings &settings,
+                           ort::CustomOpDomain *domain);
 
 }  // namespace bnlstm::cuda

@@ -5,6 +5,7 @@
 
 #include "abi.h"
 #include "cpu.h"
+#include "cuda_driver.h"
 #include "cuda_op.h"
 #include "forward.h"
 #include "io.h"
@@ -132,8 +133,22 @@ void fill(CpuOp &op, ort::ElementType type, const Kernel &kernel, int threads) {
   op.KernelDestroy = destroy;
 }
 
+// What a session is to have.
+struct Wanted {
+  const Kernel *kernel;  // of CPUs; null for none
+  int threads;
+  bool cuda;
+  cuda::Settings settings;
+
+  bool operator==(const Wanted &other) const {
+    return kernel == other.kernel && threads == other.threads && cuda == other.cuda &&
+           settings == other.settings;
+  }
+};
+
 // What was registered stays: sessions use it, and later ones of the same kind share it.
 struct Registration {
+  Wanted wanted;
   CpuOp ops[2];
   ort::CustomOpDomain *domain;
   Registration *next;
@@ -141,23 +156,36 @@ struct Registration {
 
 Registration *registrations = nullptr;
 
-ort::Status *registered(const ort::Api &api, const Kernel &kernel, int threads,
-                        ort::CustomOpDomain **domain) {
+#if defined(__APPLE__)
+bool has_cuda(Message &message) { return message.write("BNLSTM: there is no CUDA on macOS"); }
+ort::Status *add_cuda(const ort::Api &, const Registration &) { return nullptr; }
+#else
+bool has_cuda(Message &message) { return cuda::driver(message); }
+ort::Status *add_cuda(const ort::Api &api, const Registration &made) {
+  return cuda::add_operators(api, made.wanted.settings, made.domain);
+}
+#endif
+
+ort::Status *registered(const ort::Api &api, const Wanted &wanted, ort::CustomOpDomain **domain) {
   Registration *first = __atomic_load_n(&registrations, __ATOMIC_ACQUIRE);
   for (Registration *r = first; r; r = r->next) {
-    if (r->ops[0].kernel == &kernel && r->ops[0].threads == threads) {
+    if (r->wanted == wanted) {
       *domain = r->domain;
       return nullptr;
     }
   }
   auto *made = static_cast<Registration *>(calloc(1, sizeof(Registration)));
   if (!made) return api.CreateStatus(ort::FAIL, "BNLSTM: there is not enough memory");
-  fill(made->ops[0], ort::FLOAT, kernel, threads);
-  fill(made->ops[1], ort::DOUBLE, kernel, threads);
+  made->wanted = wanted;
   ort::Status *status = api.CreateCustomOpDomain("bnlstm", &made->domain);
-  for (CpuOp &op : made->ops) {
-    if (!status) status = api.CustomOpDomain_Add(made->domain, &op);
+  if (wanted.kernel) {
+    fill(made->ops[0], ort::FLOAT, *wanted.kernel, wanted.threads);
+    fill(made->ops[1], ort::DOUBLE, *wanted.kernel, wanted.threads);
+    for (CpuOp &op : made->ops) {
+      if (!status) status = api.CustomOpDomain_Add(made->domain, &op);
+    }
   }
+  if (!status && wanted.cuda) status = add_cuda(api, *made);
   if (status) return status;
   made->next = first;
   while (!__atomic_compare_exchange_n(&registrations, &made->next, made, false, __ATOMIC_RELEASE,
@@ -202,37 +230,28 @@ struct Entry {
   bool is(const char *other) const { return !strcmp(text, other); }
 };
 
-// The operator for CPUs, on as many threads as the options say, or one for each processor.
-ort::Status *register_cpu(const ort::Api &api, const ort::SessionOptions *options,
-                          ort::CustomOpDomain **domain) {
+// What the options of a session ask for. By default it is the operator for CPUs, on as many threads as
+// there are processors, and that for CUDA, where there is a driver.
+ort::Status *read_options(const ort::Api &api, const ort::SessionOptions *options, Wanted *wanted) {
   constexpr int MOST = 256;
-  const Kernel *kernel;
-  Entry threads;
-  ort::Status *status = choose(api, &kernel);
+  Entry provider, threads, tf32, launches;
+  ort::Status *status = provider.read(api, options, "bnlstm.provider");
   if (!status) status = threads.read(api, options, "bnlstm.intra_op_num_threads");
-  int count = atoi(threads.text);
-  if (count < 1) count = processors();
-  if (count > MOST) count = MOST;
-  return status ? status : registered(api, *kernel, count, domain);
-}
-
-#if !defined(__APPLE__)
-ort::Status *register_cuda(const ort::Api &api, const ort::SessionOptions *options,
-                           ort::CustomOpDomain **domain) {
-  Entry tf32, launches;
-  ort::Status *status = tf32.read(api, options, "bnlstm.use_tf32");
+  if (!status) status = tf32.read(api, options, "bnlstm.use_tf32");
   if (!status) status = launches.read(api, options, "bnlstm.launches");
-  const cuda::Settings settings = {tf32.is("1"), launches.is("step")       ? cuda::Launches::STEP
-                                                 : launches.is("sequence") ? cuda::Launches::SEQUENCE
-                                                                           : cuda::Launches::BEST};
-  return status ? status : cuda::registered(api, settings, domain);
+  if (!status && !provider.is("cuda")) status = choose(api, &wanted->kernel);
+  if (status) return status;
+  wanted->threads = atoi(threads.text);
+  if (wanted->threads < 1) wanted->threads = processors();
+  if (wanted->threads > MOST) wanted->threads = MOST;
+  Message message;
+  wanted->cuda = !provider.is("cpu") && has_cuda(message);
+  if (provider.is("cuda") && !wanted->cuda) return api.CreateStatus(ort::FAIL, message.text);
+  wanted->settings = {tf32.is("1"), launches.is("step")       ? cuda::Launches::STEP
+                                    : launches.is("sequence") ? cuda::Launches::SEQUENCE
+                                                              : cuda::Launches::BEST};
+  return nullptr;
 }
-#else
-ort::Status *register_cuda(const ort::Api &api, const ort::SessionOptions *,
-                           ort::CustomOpDomain **) {
-  return api.CreateStatus(ort::NOT_IMPLEMENTED, "BNLSTM: there is no CUDA on macOS");
-}
-#endif
 
 }  // namespace
 }  // namespace bnlstm
@@ -253,11 +272,9 @@ extern "C" EXPORTED ort::Status *RegisterCustomOps(ort::SessionOptions *options,
                   ort::API_VERSION, base->GetVersionString());
     return ort::Api(base->GetApi(1)).CreateStatus(ort::NOT_IMPLEMENTED, message.text);
   }
-  bnlstm::Entry provider;
+  bnlstm::Wanted wanted = {};
   ort::CustomOpDomain *domain;
-  ort::Status *status = provider.read(api, options, "bnlstm.provider");
-  if (status) return status;
-  status = provider.is("cuda") ? bnlstm::register_cuda(api, options, &domain)
-                               : bnlstm::register_cpu(api, options, &domain);
+  ort::Status *status = bnlstm::read_options(api, options, &wanted);
+  if (!status) status = bnlstm::registered(api, wanted, &domain);
   return status ? status : api.AddCustomOpDomain(options, domain);
 }

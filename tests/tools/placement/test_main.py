@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from onnx import parser
 
 from bnlstm_deploy.exporting import export
@@ -26,6 +27,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("placement")
     model = randomize(BNLSTM(2, 4, max_length=3))
     export(model, folder / "scan.onnx", form="scan")
+    export(model, folder / "native.onnx", form="scan", target="cuda")
+    export(model, folder / "float64.onnx", form="scan", target="cuda", dtype=torch.float64)
     export(model, folder / "unrolled.onnx", form="unrolled", length=3)
     graph = "g (float16 x) => (float16[n] y) { y = Range (x, x, x) }"
     header = '<ir_version: 10, opset_import: ["": 20]>'
@@ -48,6 +51,19 @@ def test_a_graph_that_cannot_be_captured(folder):
     assert "nodes have CUDA kernels; cannot be captured as a CUDA graph: " in last
     assert "If" in last
     assert "Scan" in last
+
+
+def test_a_graph_for_the_native_kernel(folder):
+    result = run(folder / "native.onnx", "--native")
+    assert result.returncode == 0, result.stderr
+    assert "BNLSTM" in result.stdout
+    assert "Scan" not in result.stdout
+    assert "nodes have CUDA kernels; can be captured as a CUDA graph\n" in result.stdout
+    result = run(folder / "scan.onnx", "--native")  # made for the CPU
+    assert result.returncode == 1
+    assert "nodes on the CPU read lengths, too" in " ".join(result.stdout.replace("│", " ").split())
+    result = run(folder / "float64.onnx", "--native")
+    assert "Scan" in result.stdout.splitlines()[-1]
 
 
 def test_a_node_without_a_kernel_exits_1(folder):
