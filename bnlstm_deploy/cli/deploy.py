@@ -146,7 +146,7 @@ def triton(
         sequence = all(layers.streams for layers in session.metadata.layers)
     interface = describe(session, sequence=sequence, lengths=lengths)
     name = check_name(model.stem if name is None else name)
-    kernel = find_kernel(session, chosen.instance)
+    kernel = find_kernel(session, chosen.instance, native=native)
     library = None
     if kernel.library is not None:
         library = server_path(kernel.library, repository, name, chosen.backend, native_library)

@@ -11,8 +11,10 @@ from bnlstm_deploy.atomic import replacing_folder
 from bnlstm_deploy.deploy.interface import Interface
 from bnlstm_deploy.deploy.pbtxt import write
 from bnlstm_deploy.deploy.triton_config import Backend, Instance, Message
+from bnlstm_deploy.dtypes import NATIVE
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.native import library_path
+from bnlstm_deploy.metadata import Metadata
+from bnlstm_deploy.native import available, library_path
 from bnlstm_deploy.runtime import Session
 
 VERSION = "1"
@@ -31,20 +33,31 @@ class Kernel(NamedTuple):
         return f"function body: {self.reason}" if self.library is None else "native kernel"
 
 
-def find_kernel(session: Session, instance: Instance) -> Kernel:
+def find_kernel(session: Session, instance: Instance, *, native: bool = True) -> Kernel:
     """Return what is to compute a file on Triton.
 
     Args:
         session: The file on this machine's CPU: what runs it natively here does so there.
         instance: Where it is to run.
+        native: Whether the native kernel is wanted.
     """
+    reason = session.native.reason
     if instance is Instance.gpu:
-        return Kernel(None, "the native kernel is for CPUs")
-    if not session.native:
-        return Kernel(None, session.native.reason)
+        reason = _why_not_on_cuda(session.metadata) if native else "native=False"
+    if reason:
+        return Kernel(None, reason)
     if sys.platform != "linux":
         return Kernel(None, f"Triton runs on Linux, and the library here is for {sys.platform}")
     return Kernel(library_path(), "")
+
+
+def _why_not_on_cuda(metadata: Metadata) -> str:
+    dtypes = NATIVE["cuda"]
+    if metadata.dtype not in dtypes:
+        return f"the native kernel for CUDA is for {', '.join(dtypes)}, not {metadata.dtype}"
+    if metadata.target != "cuda":
+        return f"the file was exported for {metadata.target}; convert it with --target cuda"
+    return "" if available() else "this installation has no native kernel"
 
 
 def server_path(

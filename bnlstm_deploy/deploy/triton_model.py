@@ -212,9 +212,10 @@ def _open(args: dict[str, Any], threads: int, library: str | None) -> ort.Infere
     options.intra_op_num_threads = threads
     providers: list[Any] = ["CPUExecutionProvider"]
     if args["model_instance_kind"] == "GPU":
-        device = {"device_id": args["model_instance_device_id"]}
+        device = {"device_id": args["model_instance_device_id"], "use_tf32": "0"}
         providers = [("CUDAExecutionProvider", device), *providers]
-    elif library is not None:  # a kernel for the CPU would keep the nodes from the GPU
+    if library is not None:
+        options.add_session_config_entry("bnlstm.provider", "cuda" if providers[1:] else "cpu")
         options.add_session_config_entry("bnlstm.intra_op_num_threads", str(threads))
         options.register_custom_ops_library(str(Path(__file__).with_name(library)))
     path = Path(__file__).with_name("model.onnx")

@@ -179,14 +179,30 @@ def test_where_the_server_finds_the_native_kernel(exported, tmp_path):
     assert (folder / "1" / library_path().name).exists()
 
 
+@pytest.mark.parametrize("backend", ["python", "onnxruntime"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_native_kernel_for_gpus(tmp_path, backend, dtype):
+    import torch
+
+    model = randomize(BNLSTM(3, 8, max_length=4))
+    export(model, tmp_path / "m.onnx", target="cuda", dtype=getattr(torch, dtype))
+    options = ("--backend", backend, "--instance", "gpu")
+    folder = deploy(tmp_path / "m.onnx", tmp_path / "r", *options)
+    assert (folder / "1" / library_path().name).read_bytes() == library_path().read_bytes()
+
+
 def test_what_runs_the_function_body_has_no_native_kernel_and_says_why(exported, tmp_path):
     import torch
 
     model = randomize(BNLSTM(3, 8, max_length=4))
     export(model, tmp_path / "half.onnx", dtype=torch.float16)
+    export(model, tmp_path / "gpu.onnx", target="cuda")
+    export(model, tmp_path / "double.onnx", target="cuda", dtype=torch.float64)
     for path, options, reason in (
         (exported / "layers.onnx", ("--no-native",), "native=False"),
-        (exported / "layers.onnx", ("--instance", "gpu"), "for CPUs"),
+        (exported / "layers.onnx", ("--instance", "gpu"), "it with --target cuda"),
+        (tmp_path / "gpu.onnx", ("--instance", "gpu", "--no-native"), "native=False"),
+        (tmp_path / "double.onnx", ("--instance", "gpu"), "not float64"),
         (tmp_path / "half.onnx", (), "float16"),
     ):
         command = ("triton", path, "-o", tmp_path / "r", "--force", "--backend", "python")

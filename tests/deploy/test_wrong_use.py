@@ -108,7 +108,7 @@ def test_a_name_that_cannot_be_one(fails, command, name):
         (["--native-library", ""], "native library is ''; pass an absolute path"),
         (["--native-library", "/lib.so", "--backend", "python"], "for the onnxruntime backend"),
         (["--native-library", "/lib.so", "--no-native"], "is given, and what runs is the function"),
-        (["--native-library", "/lib.so", "--instance", "gpu"], "the native kernel is for CPUs"),
+        (["--native-library", "/lib.so", "--instance", "gpu"], "with --target cuda"),
     ],
 )
 def test_options_of_triton(fails, arguments, message):

@@ -14,7 +14,7 @@ from bnlstm_deploy.errors import BnlstmError, InputError
 from bnlstm_deploy.native import digest_path, library_path
 from bnlstm_deploy.native.build import INSTRUCTION_SETS, PLATFORMS, build, this_platform
 from bnlstm_deploy.runtime.kernel import instruction_sets
-from tools.wheels import MAX_BYTES, library_faults, library_of, make
+from tools.wheels import MAX_BYTES, embedded, library_faults, library_of, make
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,9 @@ def test_the_library_needs_little_and_shows_one_symbol():
 
 def test_faults_are_found(tmp_path):
     source = tmp_path / "faulty.c"
-    source.write_text("int wrong(void) { return 0; }\n" + f"char large[{MAX_BYTES}] = {{1}};\n")
+    source.write_text(
+        "int wrong(void) { return 0; }\n" + f"char large[{MAX_BYTES + embedded()}] = {{1}};\n"
+    )
     library = tmp_path / HERE.library
     command = (sys.executable, "-m", "ziglang", "cc", "-shared", "-lpthread", "-fPIC")
     subprocess.run([*command, source, "-o", library], check=True)
