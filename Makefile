@@ -12,6 +12,7 @@
 # make test-kernels        the kernels for GPUs in Triton's interpreter
 # make kernels             compile them for every architecture, without a GPU, and build them in
 # make test-gpu            the CUDA provider's numbers, captured and not; needs a GPU
+# make tune                which of its kernels are faster on this GPU: bnlstm_deploy/native/cuda/tuned.json
 # make test-triton         exported files on a real tritonserver
 # make clean               remove the environments and the demo's files
 
@@ -34,7 +35,7 @@ QUICK := tests/nn tests/folding tests/checkpoint/test_own_format.py tests/test_p
 	tests/exporting/test_forms.py tests/exporting/test_scan.py tests/runtime/test_session.py \
 	tests/runtime/test_device.py tests/verification/judging/test_report.py tests/serve/test_merger.py
 
-.PHONY: demo test test-slow quick mutate wheels test-native-oldest honest fuzz test-cuda-stub test-kernels kernels test-gpu test-triton launches clean
+.PHONY: demo test test-slow quick mutate wheels test-native-oldest honest fuzz test-cuda-stub test-kernels kernels test-gpu tune test-triton launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -86,6 +87,11 @@ kernels: .venv/installed $(KERNELS)/installed
 test-gpu:
 	@if nvidia-smi --list-gpus > /dev/null 2>&1; then $(MAKE) $(GPU)/installed && $(GPU)/bin/pytest tests/gpu; \
 	else echo "make test-gpu: skipped, nvidia-smi finds no GPU on this machine"; fi
+
+tune:
+	@if nvidia-smi --list-gpus > /dev/null 2>&1; then $(MAKE) $(GPU)/installed && \
+	$(GPU)/bin/python -m tools.cuda_tune && $(GPU)/bin/python -m bnlstm_deploy.native.build; \
+	else echo "make tune: skipped, nvidia-smi finds no GPU on this machine"; fi
 
 test-triton: .venv/installed $(TRITON)/installed
 	$(BIN)/python -m tests.triton.make $(TRITON)/models

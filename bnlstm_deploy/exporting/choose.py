@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnlstm_deploy.dtypes import REDUCED
+from bnlstm_deploy.dtypes import NATIVE, REDUCED
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting.forms import FACTORED, MATERIALIZED, lstm, scan, unrolled
 from bnlstm_deploy.folding import FoldedDirection
@@ -16,6 +16,8 @@ FORMS = (AUTO, scan.FORM, unrolled.FORM, lstm.FORM)
 FOLDINGS = (AUTO, FACTORED, MATERIALIZED)
 CPU, CUDA, TENSORRT = "cpu", "cuda", "tensorrt"
 TARGETS = (CPU, CUDA, TENSORRT)
+
+ON_CUDA = "On CUDA the native kernel runs in its place where it can."
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
     """Choose the form and the folding of one layer and direction.
 
     A file is for all machines, so nothing depends on whether this one has the native kernel. That
-    computes float32 and float64 on CPUs, and the form is nothing to it. What is chosen for a CPU is
-    one body that loses little at any size where the kernel is not to be had.
+    computes float32 and float64 on CPUs, float32 and reduced products on CUDA, and the form is
+    nothing to it. What is chosen is the body where the kernel is not to be had: for a CPU one that
+    loses little at any size.
 
     Args:
         direction: The fold that is exported, in its dtype.
@@ -143,14 +146,17 @@ def _scan(request: Request, obstacle: str | None) -> Choice:
     return Choice(scan.FORM, folding, f"Not the LSTM operator, as {obstacle}{fixed}.")
 
 
-def summarize(choices: Mapping[str, Choice]) -> str:
+def summarize(choices: Mapping[str, Choice], request: Request) -> str:
     """Return the reasons for the choices, by the directions' names where they differ."""
     by_reason: dict[str, list[str]] = {}
     for name, choice in choices.items():
         by_reason.setdefault(choice.reason, []).append(name)
+    reasons = [f"{', '.join(names)}: {reason}" for reason, names in by_reason.items()]
     if len(by_reason) == 1:
-        return next(iter(by_reason))
-    return " ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+        reasons = [*by_reason]
+    if request.target == CUDA and request.dtype in NATIVE["cuda"]:
+        reasons.append(ON_CUDA)
+    return " ".join(reasons)
 
 
 def _lstm_obstacle(direction: FoldedDirection, request: Request) -> str | None:

@@ -161,7 +161,7 @@ def export(
         form="+".join(sorted({choice.form for choice in choices.values()})),
         folding="+".join(sorted({choice.folding for choice in choices.values()})),
         dtype=dtype_name,
-        reason=summarize(choices),
+        reason=summarize(choices, request),
         merge_tolerance=merge_tolerance,
         length=length,
         target=target,

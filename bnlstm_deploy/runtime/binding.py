@@ -43,6 +43,7 @@ class Binding:
             of the session. All calls must then come from one thread.
 
     Attributes:
+        batch: N.
         lock: Held during a call; hold it for several that belong together.
         streams: Whether calls continue streams.
         carried: The state inputs that continue a stream, and the outputs they come from.
@@ -62,6 +63,7 @@ class Binding:
             raise InputError(f"batch {batch} and time {time}; pass at least 1 of each")
         if length is not None and time != length:
             raise InputError(f"time is {time}, and this graph is unrolled for {length} timesteps")
+        self.batch = batch
         self.lock = threading.RLock()
         self._session = session
         self._sizes = {"batch": batch, "time": time}

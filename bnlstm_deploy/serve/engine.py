@@ -14,6 +14,7 @@ from bnlstm_deploy.errors import BnlstmError, InputError
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.serve.batcher import Batcher, Request
+from bnlstm_deploy.serve.bindings import Bindings
 from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.serve.merger import Merger, Size
 from bnlstm_deploy.serve.sequences import Chunk, Sequences
@@ -81,6 +82,8 @@ class Engine:
         )
         self.native = self._session.native
         self.metadata = self._session.metadata
+        on_gpu = self._session.device.kind != "cpu"
+        self._run_graph = Bindings(self._session).run if on_gpu else self._session.run
         self._merger = Merger(self._session)
         signature = self._session.signature
         self.inputs = (*signature.inputs, *signature.state_inputs)
@@ -101,7 +104,7 @@ class Engine:
         batch = 1
         while batch <= self.limits.max_batch:
             sizes = defaultdict(lambda: length or 2, batch=batch)
-            self._session.run(
+            self._run_graph(
                 {v.name: np.zeros(v.sized(sizes), v.dtype) for v in self._session.inputs}
             )
             batch *= 4
@@ -226,7 +229,7 @@ class Engine:
     def _run(self, ready: Sequence[tuple[Request, dict[str, Array]]]) -> list[dict[str, Array]]:
         started = time.monotonic()
         merged = self._merger.merge([feeds for _, feeds in ready])
-        results = self._session.run(merged)
+        results = self._run_graph(merged)
         sizes = [request.payload.size for request, _ in ready]
         answers = self._merger.split(results, sizes)
         ended = time.monotonic()

@@ -28,6 +28,7 @@ from bnlstm_deploy.native import library_path
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.kernel import VARIABLE
+from bnlstm_deploy.serve.engine import Engine
 from tests.cuda_stub import counts
 from tests.cuda_stub.environment import require_stubs
 from tests.models import randomize
@@ -348,6 +349,20 @@ def test_bfloat16_needs_a_newer_gpu_than_float16(tmp_path):
     export(randomize(BNLSTM(3, 12, max_length=4)), path, target="cuda", dtype=torch.bfloat16)
     done = opened(path, demanded=True, capability=75)
     assert "need 8.0 for bfloat16; use another GPU or float16" in done.stderr
+
+
+def test_a_server_s_engine_runs_it_through_bindings(file):
+    engine = Engine(file, providers=("cuda",))
+    engine.warm_up()
+    x = np.zeros((4, 3, 3), np.float32)
+    engine.submit({"input": x}).result()
+    counts.reset()
+    for _ in range(3):
+        assert engine.submit({"input": x}).result()["output"].shape == (4, 3, 12)
+    counted = counts.read()
+    assert counted.kernels["sequence"] == 3
+    assert not counted.allocations
+    assert not counted.errors
 
 
 def test_an_input_that_became_a_constant_is_no_wrong_number(tmp_path, caplog):

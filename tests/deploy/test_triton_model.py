@@ -203,7 +203,9 @@ def test_a_damaged_native_kernel_is_an_error(exported, tmp_path, load):
 
 
 def test_a_gpu_that_is_not_there_is_an_error(exported, tmp_path, load):
-    folder = deploy(exported / "layers.onnx", tmp_path / "r", *("--backend", "python", "--no-native"))
+    folder = deploy(
+        exported / "layers.onnx", tmp_path / "r", *("--backend", "python", "--no-native")
+    )
     facts = json.loads(read_config(folder).parameters["bnlstm"].string_value)
     assert facts["warm_up"] == [1, 64]
     with pytest.warns(UserWarning, match="CUDA"), pytest.raises(RuntimeError, match="CUDA"):

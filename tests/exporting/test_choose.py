@@ -128,5 +128,11 @@ def test_requests_that_make_no_sense(request_, message):
 
 def test_reasons_are_told_once_or_by_name():
     one, other = Choice("scan", "factored", "One."), Choice("lstm", "factored", "Other.")
-    assert summarize({"_l0": one, "_l1": one}) == "One."
-    assert summarize({"_l0": one, "_l1": other, "_l2": one}) == "_l0, _l2: One. _l1: Other."
+    cpu = Request()
+    assert summarize({"_l0": one, "_l1": one}, cpu) == "One."
+    assert summarize({"_l0": one, "_l1": other, "_l2": one}, cpu) == "_l0, _l2: One. _l1: Other."
+    for dtype, native in (("float32", True), ("float16", True), ("float64", False)):
+        found = summarize({"_l0": one}, Request(target="cuda", dtype=dtype))
+        assert found == (
+            "One. On CUDA the native kernel runs in its place where it can." if native else "One."
+        )

@@ -1,0 +1,78 @@
+"""Runs of a session on a GPU, in memory that is kept for their sizes."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import numpy as np
+
+from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.runtime.binding import Binding
+from bnlstm_deploy.runtime.inputs import check_feeds
+from bnlstm_deploy.signature import BATCH, TIME, Array
+
+KEPT = 16
+"""Bindings of a session; those used least recently are dropped."""
+
+
+class Bindings:
+    """Runs a session as `Session.run` does, through a `Binding` for each size.
+
+    Host memory is pinned then, and a run allocates nothing. The number of streams is rounded up to
+    a power of two, for batches of all sizes to share a few bindings.
+
+    Args:
+        session: The session.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        values = (*session.inputs, *session.outputs, *session.state_outputs)
+        self._has_sizes = all(
+            value.dtype is not None
+            and all(isinstance(axis, int) or axis in (BATCH, TIME) for axis in value.shape)
+            for value in values
+        )
+        self._bindings: OrderedDict[tuple[int, int], Binding] = OrderedDict()
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the graph; return all outputs by name.
+
+        Args:
+            feeds: Arrays by name.
+
+        Raises:
+            InputError: The arrays do not fit the graph.
+            RuntimeSessionError: ONNX Runtime fails on the graph, or memory cannot be allocated.
+        """
+        session, signature = self._session, self._session.signature
+        check_feeds(feeds, signature)
+        sizes = signature.sizes(feeds)
+        batch, time = sizes.get(BATCH, 0), sizes.get(TIME, 0)
+        if not self._has_sizes or min(batch, time) < 1:
+            return session.run(feeds)
+        binding = self._binding(1 << (batch - 1).bit_length(), time)
+        state = {name: feeds[name] for name in binding.carried if name in feeds}
+        if state and not (binding.streams and len(state) == len(binding.carried)):
+            return session.run(feeds)
+        own = {value.name: feeds[value.name] for value in session.inputs}
+        for name in binding.lengths:
+            if name in feeds:
+                own[name] = np.full(binding.batch, time)
+                own[name][:batch] = feeds[name]
+        outputs = {value.name: value.sized(sizes) for value in session.outputs}
+        states = {value.name: value.sized(sizes) for value in session.state_outputs}
+        with binding.lock:
+            if state:
+                binding.start(state)
+            else:
+                binding.reset()
+            return binding.run(own, outputs) | binding.read_state(states)
+
+    def _binding(self, batch: int, time: int) -> Binding:
+        size = batch, time
+        if size not in self._bindings:
+            if len(self._bindings) == KEPT:
+                self._bindings.popitem(last=False)
+            self._bindings[size] = self._session.bind(batch, time)
+        self._bindings.move_to_end(size)
+        return self._bindings[size]
