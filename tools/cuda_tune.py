@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,7 @@ def main() -> None:
         if name != "sequence" or built.capability != 10 * major + minor:
             continue
         streams = built.tiles["BN"] * processors
-        best = most_waves(
-            lambda launches, waves, one=built, units=int(units), of=streams: runner(
-                one.kind, waves * of, units, launches
-            )
-        )
+        best = most_waves(partial(runner, built.kind, int(units), streams))
         found.setdefault(built.kind, {})[units] = best
         print(f"{built.kind}, up to {units} units: {best} blocks a multiprocessor")
     table = json.loads(TUNED.read_text(encoding="utf-8")) | {f"{major}{minor}": found}
@@ -80,15 +77,19 @@ def least(run: Callable[[], None]) -> float:
     return min(times[1:])  # the first loads the kernels
 
 
-def runner(kind: str, streams: int, units: int, launches: str) -> Callable[[], None]:
+def runner(
+    kind: str, units: int, streams: int, launches: str, waves: int = 1
+) -> Callable[[], None]:
     """Return what runs a node with everything on the GPU, and waits for it.
 
     Args:
         kind: One of `tools.cuda_kernels.KINDS`.
-        streams: N.
         units: H; D is 1.
+        streams: N of a wave.
         launches: `step` or `sequence`.
+        waves: How many there are.
     """
+    streams *= waves
     dtype = "float32" if kind == "tf32" else kind
     operand, other = ELEMENT_TYPES[dtype], TensorProto.FLOAT
     inputs = {

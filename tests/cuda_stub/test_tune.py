@@ -16,7 +16,7 @@ require_stubs()
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_ways_run(kind):
     for launches, number in (("step", cuda_tune.TIME + 2), ("sequence", 2)):
-        run = cuda_tune.runner(kind, 33, 64, launches)
+        run = cuda_tune.runner(kind, 64, 33, launches)
         counts.reset()
         run()
         assert counts.read().kernels.total() == number
