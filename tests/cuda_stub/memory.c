@@ -56,16 +56,25 @@ static void forget(const char *start, size_t size)
     }
 }
 
+static size_t left = (size_t)-1;
+
+/* How many bytes there are still to be allocated. */
+void stub_set_memory(size_t bytes)
+{
+    left = bytes;
+}
+
 static cudaError_t allocate(void **address, size_t size, enum cudaMemoryType type)
 {
     STUB_LOCKED;
     size = size ? (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT : ALIGNMENT;
     struct block *b = malloc(sizeof *b);
-    if (!b || !(*address = aligned_alloc(ALIGNMENT, size)))
+    if (size > left || !b || !(*address = aligned_alloc(ALIGNMENT, size)))
         return stub_fail(cudaErrorMemoryAllocation);
     memset(*address, 0, size); /* kernels write nothing, and results should not be chance */
     *b = (struct block){*address, size, type, ++stub_time, 0, blocks};
     blocks = b;
+    left -= size;
     stub_count("allocation", type == cudaMemoryTypeDevice ? "device" : "host");
     return cudaSuccess;
 }

@@ -407,6 +407,24 @@ def test_a_program_that_says_nothing_gets_both_operators(arrays):
         assert bool(made) == (provider == CUDA)
 
 
+def test_no_memory_left_is_an_error_and_the_session_lives(arrays):
+    """Scratch memory is ONNX Runtime's; here it has none for the input's part of many streams."""
+    session = node(arrays, "step", ("Y_h",)).session()
+    many = {n: a for n, a in arrays.items() if n not in ("lengths", "start_step")}
+    many["X"] = np.zeros((500, 1000, 4), np.float32)
+    many["initial_h"], many["initial_c"] = arrays["initial_h"][:1], arrays["initial_c"][:1]
+    many |= {"lengths": np.array([500]), "start_step": np.array([0])}
+    stub = counts.runtime()
+    stub.stub_set_memory(ctypes.c_size_t(32 << 20))
+    try:
+        with pytest.raises(Exception, match=r"BFCArena|memory|allocat"):
+            session.run(None, many)
+    finally:
+        stub.stub_set_memory(ctypes.c_size_t(2**64 - 1))
+    with computing():
+        assert_right(arrays, {"Y_h": session.run(None, arrays)[0]})
+
+
 @pytest.mark.parametrize("size", ["T", "N", "H", "D"])
 def test_nothing_of_something(arrays, size):
     arrays = {

@@ -6,6 +6,7 @@ Run by `make test-gpu`. Skipped without a GPU, or where onnxruntime is not onnxr
 import os
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -14,8 +15,10 @@ import torch
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Buckets, Session
+from bnlstm_deploy.runtime.kernel import VARIABLE
 from bnlstm_deploy.verification import verify
 from tests.models import randomize
+from tests.native.reference import Node, compute
 
 CUDA = ("cuda",)
 T = 40
@@ -41,9 +44,16 @@ if reason := why_not():
     pytest.skip(reason, allow_module_level=True)
 
 
-def make(**arguments):
-    model = BNLSTM(3, 32, 2, max_length=30, beta=("cell",), **arguments)
+def make(hidden=32, **arguments):
+    model = BNLSTM(3, hidden, 2, max_length=30, beta=("cell",), **arguments)
     return randomize(BNLSTMModel(model, 5))
+
+
+@pytest.fixture(params=["native", "function body"])
+def kernel(request, monkeypatch):
+    """Have the native kernel run, or be an error; or the function body."""
+    monkeypatch.setenv(VARIABLE, "cuda" if request.param == "native" else "0")
+    return request.param
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -61,6 +71,49 @@ def test_cuda_computes_what_the_model_computes(dtype, arguments, tmp_path):
     export(model, tmp_path / "m.onnx", dtype=DTYPES[dtype], target="cuda", **arguments)
     report = verify(model, tmp_path / "m.onnx", providers=CUDA, search_seconds=1)
     assert report.passed, (report.stages, report.failures[:5])
+    assert bool(report.no_native) == (dtype == "float64")
+
+
+@pytest.mark.parametrize("launches", ["step", "sequence"])
+@pytest.mark.parametrize("hidden", [1, 20, 32, 63, 64, 100, 128, 300])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_each_way_to_launch_computes_the_operator(launches, hidden, dtype):
+    """On the whole contract; `sequence` is `step` where the weights do not fit."""
+    random = np.random.default_rng(hidden)
+    time, batch, features, rows = 17, 35, 5, 6
+
+    def normal(*shape, scale=1.0):
+        return (scale * random.standard_normal(shape)).astype(np.float32)
+
+    arrays = {
+        "X": normal(time, batch, features),
+        "weight_ih": normal(4 * hidden, features),
+        "weight_hh": normal(4 * hidden, hidden, scale=hidden**-0.5),
+        "bias": normal(rows, 4 * hidden),
+        "initial_h": normal(batch, hidden, scale=0.5),
+        "initial_c": normal(1, hidden),
+        "input_scale": 1 + normal(rows, 4 * hidden, scale=0.5),
+        "hidden_scale": 1 + normal(rows, 4 * hidden, scale=0.5),
+        "cell_scale": 1 + normal(rows, hidden, scale=0.5),
+        "cell_shift": normal(rows, hidden),
+        "lengths": random.integers(0, time + 3, batch),
+        "start_step": random.integers(0, 9, batch),
+        "rows": random.integers(0, rows, 8),
+    }
+    truth = compute(arrays)
+    kinds = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+    if dtype != "float32":
+        operands = {n: arrays[n].astype(kinds[dtype]) for n in ("X", "weight_ih", "weight_hh")}
+        truth = compute(arrays | {n: a.astype(np.float32) for n, a in operands.items()})
+        arrays |= operands
+    options = {"bnlstm.provider": "cuda", "bnlstm.launches": launches}
+    constant = frozenset(arrays) - ({"lengths"} if dtype == "bfloat16" else {"X", "lengths"})
+    results = Node(
+        arrays, constant, ("Y_h", "Y_c"), options=options, provider="CUDAExecutionProvider"
+    ).run()
+    eps = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
+    for name, result in results.items():
+        assert np.abs(result - truth[name]).max() < 64 * eps * max(np.abs(truth[name]).max(), 1)
 
 
 def test_cudnn_computes_what_the_model_computes(tmp_path):
@@ -71,8 +124,12 @@ def test_cudnn_computes_what_the_model_computes(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_captured_graph_gives_what_an_uncaptured_one_gives_a_thousand_times(dtype, tmp_path):
-    model = make()
+def test_a_captured_graph_gives_what_an_uncaptured_one_gives_a_thousand_times(
+    dtype, kernel, tmp_path
+):
+    if (kernel, dtype) == ("native", "float64"):
+        pytest.skip("the native kernel for CUDA is not for it")
+    model = make(100)
     export(model, tmp_path / "m.onnx", dtype=DTYPES[dtype], target="cuda", length=T)
     captured = Buckets(tmp_path / "m.onnx", batches=(4, 16), providers=CUDA, capture=True)
     captured.warm_up()

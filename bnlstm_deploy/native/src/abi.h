@@ -20,7 +20,6 @@ struct KernelContext;
 struct Value;
 struct TensorTypeAndShapeInfo;
 struct Allocator;
-struct MemoryInfo;
 
 enum ErrorCode : int { FAIL = 1, INVALID_ARGUMENT = 2, NOT_IMPLEMENTED = 9 };
 
@@ -67,12 +66,13 @@ class Api {
   Status *GetTensorTypeAndShape(const Value *value, TensorTypeAndShapeInfo **info) const {
     return call<65, Status *>(value, info);
   }
+  Status *AllocatorAlloc(Allocator *allocator, size_t bytes, void **memory) const {
+    return call<75, Status *>(allocator, bytes, memory);
+  }
   Status *AllocatorFree(Allocator *allocator, void *memory) const {
     return call<76, Status *>(allocator, memory);
   }
-  Status *AllocatorGetInfo(const Allocator *allocator, const MemoryInfo **info) const {
-    return call<77, Status *>(allocator, info);
-  }
+  void ReleaseStatus(Status *status) const { call<93, void>(status); }
   Status *KernelContext_GetInputCount(const KernelContext *context, size_t *count) const {
     return call<88, Status *>(context, count);
   }
@@ -113,10 +113,6 @@ class Api {
   Status *KernelContext_ParallelFor(const KernelContext *context, Item item, size_t count,
                                     size_t batches, void *data) const {
     return call<274, Status *>(context, item, count, batches, data);
-  }
-  Status *KernelContext_GetScratchBuffer(const KernelContext *context, const MemoryInfo *info,
-                                         size_t bytes, void **memory) const {
-    return call<277, Status *>(context, info, bytes, memory);
   }
   Status *KernelInfoGetAllocator(const KernelInfo *info, int memory_type,
                                  Allocator **allocator) const {

@@ -5,6 +5,7 @@
 
 #include "cuda_driver.h"
 #include "cuda_kernels.h"
+#include "cuda_scratch.h"
 #include "io.h"
 #include "memory.h"
 
@@ -30,16 +31,9 @@ int64_t quotient(int64_t one, int64_t other) { return (one + other - 1) / other;
 
 bool aligned(const void *address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
-// Memory of ONNX Runtime's pool for one call. What is launched on the call's stream before it goes
-// back has it for itself: the pool gives it to work on that stream, or that waits for it.
+// The arrays that a call needs besides inputs and outputs, as parts of one block of memory.
 class Scratch {
  public:
-  Scratch(const ort::Api &api, ort::Allocator *allocator) : api_(api), allocator_(allocator) {}
-  Scratch(const Scratch &) = delete;
-  ~Scratch() {
-    if (memory_) api_.AllocatorFree(allocator_, memory_);
-  }
-
   // Adds an array of this many bytes, or says that there cannot be so many.
   bool add(void **place, int64_t rows, int64_t columns, int64_t bytes) {
     int64_t size;
@@ -51,20 +45,14 @@ class Scratch {
     return !__builtin_add_overflow(size_, size / ALIGNMENT * ALIGNMENT, &size_);
   }
 
-  ort::Status *allocate(const ort::KernelContext *context, const ort::MemoryInfo *info) {
-    if (size_ == 0) return nullptr;
-    ort::Status *status = api_.KernelContext_GetScratchBuffer(context, info, size_, &memory_);
-    for (int i = 0; i < count_ && !status; i++) {
-      *parts_[i].place = static_cast<char *>(memory_) + parts_[i].offset;
-    }
-    return status;
+  int64_t bytes() const { return size_; }
+
+  void place(char *memory) const {
+    for (int i = 0; i < count_; i++) *parts_[i].place = memory + parts_[i].offset;
   }
 
  private:
   static constexpr int64_t ALIGNMENT = 256;
-  const ort::Api &api_;
-  ort::Allocator *allocator_;
-  void *memory_ = nullptr;
   struct {
     void **place;
     int64_t offset;
@@ -73,12 +61,16 @@ class Scratch {
   int64_t size_ = 0;
 };
 
+Blocks blocks;
+
 // A node of a session.
 class Instance {
  public:
   Instance(const CudaOp &op, const ort::Api &api) : op_(op), api_(api), io_(api_) {}
   ~Instance() {
-    if (allocator_) api_.ReleaseAllocator(allocator_);
+    if (!allocator_) return;
+    blocks.release(api_, allocator_, this);
+    api_.ReleaseAllocator(allocator_);
   }
 
   ort::Status *prepare(const ort::KernelInfo *info) {
@@ -88,8 +80,7 @@ class Instance {
       return api_.CreateStatus(ort::FAIL, message.text);
     }
     ort::Status *status = find_frozen_inputs(info);
-    if (!status) status = api_.KernelInfoGetAllocator(info, 0, &allocator_);
-    return status ? status : api_.AllocatorGetInfo(allocator_, &memory_);
+    return status ? status : api_.KernelInfoGetAllocator(info, 0, &allocator_);
   }
 
   ort::Status *compute(ort::KernelContext *context) const {
@@ -106,7 +97,7 @@ class Instance {
     if (ort::Status *status = api_.KernelContext_GetGPUComputeStream(context, &stream)) return status;
 
     const Loaded *sequence = find_sequence(node, out);
-    Scratch scratch(api_, allocator_);
+    Scratch scratch;
     void *part = nullptr, *h = nullptr;
     const int64_t operand = op_.operands == ort::FLOAT ? 4 : 2;
     bool possible = scratch.add(&part, node.T * node.N, 4 * node.H, 4);
@@ -117,7 +108,12 @@ class Instance {
                                      : scratch.add(&out[i], node.N, node.H, 4));
     }
     if (!possible) return api_.CreateStatus(ort::FAIL, "BNLSTM: the arrays are larger than memory");
-    if (ort::Status *status = scratch.allocate(context, memory_)) return status;
+    char *memory = nullptr;
+    if (ort::Status *status =
+            blocks.reserve(api_, allocator_, this, stream, scratch.bytes(), &memory)) {
+      return status;
+    }
+    scratch.place(memory);
 
     bool launched = (node.T == 0 || launch_input_part(node, part, stream, message)) &&
                     (sequence ? launch_sequence(*sequence, node, part, out, stream, message)
@@ -368,7 +364,6 @@ class Instance {
   const Driver *driver_ = nullptr;
   Device device_ = {};
   ort::Allocator *allocator_ = nullptr;
-  const ort::MemoryInfo *memory_ = nullptr;
   Loaded loaded_[MAX_LOADED];
   int count_ = 0;
 };
