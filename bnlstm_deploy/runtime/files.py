@@ -46,7 +46,7 @@ def open_files(
     except RuntimeSessionError as error:
         refused = error
         sessions = open_all(Session)
-    other = {session.metadata.form for session in sessions if not session.native} - {UNROLLED}
+    other = {s.metadata.form for s in sessions if not s.native.on_cuda} - {UNROLLED}
     if refused is None and not other:
         return sessions, True
     if capture is None and other:
@@ -55,9 +55,9 @@ def open_files(
         targets = ", ".join(sorted({session.metadata.target for session in sessions}))
         raise RuntimeSessionError(
             f"graphs of the form {', '.join(sorted(other))} cannot be captured as CUDA graphs "
-            f"without the native kernel, and these were made for the target {targets}: "
-            f"{sessions[0].native.reason}. Export for the target cuda, and a length where there is "
-            "no native kernel, or pass capture=False"
+            "without the native kernel for CUDA, and these were made for the target "
+            f"{targets}; export for the target cuda, and a length where that kernel is not to be "
+            "had, or pass capture=False"
         ) from refused
     assert refused is not None
     raise refused

@@ -47,6 +47,11 @@ class Native:
     def __bool__(self) -> bool:
         return self.instruction_set is not None
 
+    @property
+    def on_cuda(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.instruction_set == ON_CUDA
+
     def __str__(self) -> str:
         """Return the kernel, and why that one."""
         if self.instruction_set is None:

@@ -89,7 +89,7 @@ def arrays():
     return arrays
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.data(), st.sampled_from(LAUNCHES))
 def test_all_of_the_contract(data, launches):
     arrays = data.draw(inputs(np.float32))
@@ -109,7 +109,7 @@ def on_host(path):
 
 
 @pytest.mark.parametrize("launches", LAUNCHES)
-@pytest.mark.parametrize("given", ["", "lengths", "lengths, start_step, state"])
+@pytest.mark.parametrize("given", ["", "lengths, start_step, state"])
 @pytest.mark.parametrize(
     ("dtype", "layers", "directions"),
     [
@@ -295,11 +295,14 @@ def file(tmp_path):
 
 def opened(file, *, demanded=False, **other):
     """Open a file in a process of its own, whose driver is another: it loads kernels once."""
+    answers = {"version": 13000, "capability": 90, "shared": 227 << 10, "load_error": 0} | other
     program = (
-        "from tests.cuda_stub.test_native import Session, counts, driver\n"
-        f"with driver(**{other!r}):\n"
-        f"    print(Session({str(file)!r}, providers=('cuda', 'cpu')).native)\n"
-        "    print(dict(counts.read().libraries))\n"
+        "import ctypes\n"
+        "from bnlstm_deploy.runtime import Session\n"
+        "from tests.cuda_stub import counts\n"
+        f"ctypes.CDLL('libcuda.so.1').stub_set_driver(*{[*answers.values()]}, 0)\n"
+        f"print(Session({str(file)!r}, providers=('cuda', 'cpu')).native)\n"
+        "print(dict(counts.read().libraries))\n"
     )
     return subprocess.run(
         [sys.executable, "-c", program],

@@ -96,7 +96,7 @@ def test_one_file_of_any_length_is_captured_for_each_with_the_native_kernel(file
 
 def test_control_flow_is_refused(files):
     with pytest.raises(
-        RuntimeSessionError, match=r"form scan .* without the native .* Export for the target cuda"
+        RuntimeSessionError, match=r"form scan .* without the native .* export for the target cuda"
     ):
         Buckets(files / "scan.onnx", lengths=(4, 8), capture=True)
     assert not Buckets(files / "scan.onnx", lengths=(4, 8)).captures

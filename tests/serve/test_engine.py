@@ -171,14 +171,14 @@ def test_only_what_is_asked_for(stream):
 
 def test_a_failure_is_its_own_requests_alone(stream, monkeypatch):
     """ONNX Runtime fails on a run with a certain request in it, and the others are answered."""
-    run = stream._session.run
+    run = stream._run_graph
 
     def failing(feeds):
         if (feeds["input"] == 7).any():
             raise RuntimeSessionError("ONNX Runtime failed: 7")
         return run(feeds)
 
-    monkeypatch.setattr(stream._session, "run", failing)
+    monkeypatch.setattr(stream, "_run_graph", failing)
     good, bad = inputs("dynamic", 1, 4), np.full((1, 4, 3), 7, np.float32)
     futures = together(stream, [{"input": x} for x in (good, bad, good)])
     assert_close(futures[0].result(60), run({"input": good}))
@@ -220,9 +220,9 @@ def test_sequences_of_many_threads_are_their_own(files):
 def test_a_failed_chunk_leaves_the_state_as_it_was(stream, monkeypatch):
     x = inputs("dynamic", 1, 6)
     stream.submit({"input": x[:, :2]}, sequence=Chunk(1, True, False)).result(60)
-    run = stream._session.run
+    run = stream._run_graph
     with monkeypatch.context() as patch:
-        patch.setattr(stream._session, "run", lambda feeds: run({}))
+        patch.setattr(stream, "_run_graph", lambda feeds: run({}))
         with pytest.raises(InputError):
             stream.submit({"input": x[:, 2:]}, sequence=Chunk(1, False, False)).result(60)
     rest = stream.submit({"input": x[:, 2:]}, sequence=Chunk(1, False, True)).result(60)
