@@ -164,7 +164,10 @@ def benchmark(
             cases = measure_variants(variants, parsed, threads, seed, seconds, progress)
             tables = [forms_table(cases, number) for number in threads]
         else:
-            measured = measure_peers(parsed, threads, seed, provider, seconds, progress)
+            on_cpu = provider == "cpu"  # peaks of a process say nothing of a GPU
+            measured = measure_peers(
+                parsed, threads, seed, provider, seconds, progress, memory=on_cpu
+            )
             cases, tables = measured, [table(measured, number) for number in threads]
             if provider == "cpu":
                 chunk = measure_chunk(seed, seconds)
