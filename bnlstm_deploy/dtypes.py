@@ -11,6 +11,9 @@ ELEMENT_TYPES = {"float64": 11, "float32": 1, "float16": 10, "bfloat16": 16}
 REDUCED = ("float16", "bfloat16")
 """Of matrix products only: all else of such a graph is float32."""
 
+STORED = ("int8", *REDUCED)
+"""What weights may be stored as, where all else is float32."""
+
 NATIVE = {"cpu": ("float32", "float64"), "cuda": ("float32", "float16", "bfloat16")}
 """Those that the native kernel is for, by the kind of device."""
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 import msgspec
 
-from bnlstm_deploy.dtypes import ELEMENT_TYPES
+from bnlstm_deploy.dtypes import ELEMENT_TYPES, STORED
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.version import __version__
 
@@ -23,7 +23,7 @@ INLINED = PREFIX + "inlined"
 VERIFIED = PREFIX + "verified."
 """Prefix of the properties that a passed check leaves."""
 
-TEXTS = ("checkpoint_sha256", "form", "folding", "dtype", "reason", "target")
+TEXTS = ("checkpoint_sha256", "form", "folding", "dtype", "reason", "target", "weights")
 VALUES = ("layers", "merge_tolerance", "length", "pads", "time_axes", "inlined", "format_version")
 """Fields of `Metadata`: what the properties hold as it is, and as JSON."""
 
@@ -80,6 +80,8 @@ class Metadata:
     """Why this form and folding; empty in files that do not say."""
     merge_tolerance: float = 0.0
     """How far values were moved to merge rows; see `bnlstm_deploy.folding.merge`."""
+    weights: str | None = None
+    """`int8`, `float16` or `bfloat16` if weights are stored so in a graph of float32."""
     length: int | None = None
     """T if the graph is for one number of timesteps only."""
     target: str = "cpu"
@@ -135,6 +137,12 @@ class Metadata:
         if dtype not in ELEMENT_TYPES:
             raise RuntimeSessionError(
                 f"the file's bnlstm.dtype is {dtype!r}, and can be {', '.join(ELEMENT_TYPES)}; "
+                "export it again"
+            )
+        weights = properties.get("bnlstm.weights")
+        if weights is not None and weights not in STORED:
+            raise RuntimeSessionError(
+                f"the file's bnlstm.weights is {weights!r}, and can be {', '.join(STORED)}; "
                 "export it again"
             )
         verified = {n.removeprefix(VERIFIED): v for n, v in properties.items() if VERIFIED in n}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.checkpoint.digest import state_sha256
+from bnlstm_deploy.dtypes import STORED
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting.choose import AUTO, CPU, Request, summarize
 from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM, wide_dtype
@@ -30,6 +31,7 @@ from bnlstm_deploy.exporting.values import (
     state_input,
     with_fixed_time,
 )
+from bnlstm_deploy.folding import EXACT, Approximation
 from bnlstm_deploy.metadata import Metadata, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.seal import serialize
@@ -56,6 +58,7 @@ def export(
     target: str = CPU,
     length: int | None = None,
     merge_tolerance: float = 0.0,
+    weights: str | None = None,
     inline: bool = False,
 ) -> Metadata:
     """Fold the BNLSTM layers of a model and write it as one ONNX file.
@@ -101,6 +104,9 @@ def export(
         merge_tolerance: Let consecutive timesteps share their statistics where no value moves by
             more than this (`bnlstm_deploy.folding.merge`). Above 0 this changes what the graph
             computes; `verify` measures how much.
+        weights: `int8`, `float16` or `bfloat16`: what weights are stored as, in a graph whose dtype
+            is float32. They are rounded to the nearest, in int8 with a scale for each gate, and the
+            body computes with them in float32 (docs/precision.md).
         inline: Replace the nodes `bnlstm::BNLSTM` by the nodes of their functions, for engines that
             know no functions (docs/engines.md). The native kernel cannot run such a file.
 
@@ -122,7 +128,8 @@ def export(
     dtype_name = str(dtype).removeprefix("torch.")
     request = Request(form, folding, target, length, dtype_name)
     layers = recurrent_layers(model)
-    folded = fold_layers(model, dtype, merge_tolerance)
+    approximation = Approximation(merge_tolerance, _check_weights(weights, dtype))
+    folded = fold_layers(model, dtype, approximation)
     modules = [m for m in recurrent_modules(folded).values() if isinstance(m, FoldedBNLSTM)]
     for entry, module in zip(layers, modules, strict=True):
         module.choose(request, entry.name)
@@ -163,6 +170,7 @@ def export(
         dtype=dtype_name,
         reason=summarize(choices, request),
         merge_tolerance=merge_tolerance,
+        weights=weights,
         length=length,
         target=target,
         pads=of_outputs is not None,
@@ -178,18 +186,38 @@ def export(
     return metadata
 
 
-def fold_layers(model: nn.Module, dtype: torch.dtype, merge_tolerance: float = 0.0) -> nn.Module:
+def _check_weights(weights: str | None, dtype: torch.dtype) -> str | None:
+    if weights is not None and weights not in STORED:
+        raise ExportError(
+            f"weights is {weights!r}; pass one of {', '.join(STORED)}, or leave it out"
+        )
+    if weights is not None and dtype != torch.float32:
+        raise ExportError(
+            f"weights is {weights!r} and dtype {dtype}: weights are stored so in graphs of "
+            "float32; leave one of them out"
+        )
+    return weights
+
+
+def approximation_of(metadata: Metadata) -> Approximation:
+    """Return what a file changes of the fold on purpose."""
+    return Approximation(metadata.merge_tolerance, metadata.weights)
+
+
+def fold_layers(
+    model: nn.Module, dtype: torch.dtype, approximation: Approximation = EXACT
+) -> nn.Module:
     """Return a copy of `model` on the CPU, in evaluation, every BNLSTM a FoldedBNLSTM.
 
     Raises:
         FoldError: Statistics or weights cannot be folded, or the tolerance is negative.
     """
     if isinstance(model, BNLSTM):
-        return FoldedBNLSTM(model, dtype, merge_tolerance=merge_tolerance).eval()
+        return FoldedBNLSTM(model, dtype, approximation=approximation).eval()
     folded = copy.deepcopy(model).eval().to("cpu", dtype)
     for name, module in model.named_modules():
         if isinstance(module, BNLSTM):
-            replacement = FoldedBNLSTM(module, dtype, merge_tolerance=merge_tolerance)
+            replacement = FoldedBNLSTM(module, dtype, approximation=approximation)
             folded.set_submodule(name, replacement.eval())
     return folded
 

@@ -5,13 +5,20 @@ from dataclasses import fields, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting import op
 from bnlstm_deploy.exporting.choose import CUDA, Choice, Request, choose
-from bnlstm_deploy.folding import FoldedDirection, FoldedLSTM, absorb_scales, fold, merge
+from bnlstm_deploy.folding import (
+    EXACT,
+    Approximation,
+    FoldedDirection,
+    FoldedLSTM,
+    fold,
+    merge,
+)
+from bnlstm_deploy.folding.approximate import round_floats
 from bnlstm_deploy.nn import BNLSTM, State
 from bnlstm_deploy.nn.arguments import check_step
 
@@ -30,7 +37,7 @@ class FoldedBNLSTM(nn.Module):
         module: The BNLSTM to fold.
         dtype: To which the float64 fold is rounded, once; the module's own by default. float16 and
             bfloat16 are that of the weights, and all else is float32.
-        merge_tolerance: How far values may move to merge rows; see `bnlstm_deploy.folding.merge`.
+        approximation: What is changed on purpose; nothing by default.
 
     Attributes:
         folded: The fold, rounded, with equal rows merged and constant scales in the weights.
@@ -54,7 +61,7 @@ class FoldedBNLSTM(nn.Module):
         module: BNLSTM,
         dtype: torch.dtype | None = None,
         *,
-        merge_tolerance: float = 0.0,
+        approximation: Approximation = EXACT,
     ) -> None:
         super().__init__()
         self.batch_first = module.batch_first
@@ -62,14 +69,15 @@ class FoldedBNLSTM(nn.Module):
         self.suffixes = [suffix for _, suffix in module.directions()]
         dtype = dtype or module.weight_ih_l0.dtype
         self.dtype, self.wide = dtype, wide_dtype(dtype)
-        exact = fold(module).map(lambda d: absorb_scales(merge(d, merge_tolerance)))
+        exact = fold(module).map(approximation.of)
         # Rows that differed and are equal once rounded are equal to the graph.
         self.folded: FoldedLSTM = exact.map(lambda d: merge(round_to(d, dtype)))
         for suffix, direction in self.directions():
             for name in _useful_arrays(direction):
                 array = torch.from_numpy(np.ascontiguousarray(getattr(direction, name)))
-                narrow = name in WEIGHTS and dtype != self.wide
-                self.register_buffer(name + suffix, array.to(dtype) if narrow else array)
+                stored = getattr(torch, approximation.weights or str(dtype).removeprefix("torch."))
+                narrow = name in WEIGHTS and stored != self.wide
+                self.register_buffer(name + suffix, array.to(stored) if narrow else array)
         for name, state in zip(("initial_h", "initial_c"), module.initial_state(1), strict=True):
             self.register_buffer(name, state.detach().to("cpu", self.wide, copy=True))
         self.final: State = (self.initial_h, self.initial_c)
@@ -201,21 +209,11 @@ def round_to(direction: FoldedDirection, dtype: torch.dtype) -> FoldedDirection:
     rounded = direction.astype(torch.empty(0, dtype=wide_dtype(dtype)).numpy().dtype)
     if dtype == wide_dtype(dtype):
         return rounded
-    to = _to_bfloat16 if dtype == torch.bfloat16 else _to_float16
-    weight_ih, weight_hh = (to(getattr(direction, n)).astype(np.float32) for n in WEIGHTS)
+    name = str(dtype).removeprefix("torch.")
+    weight_ih, weight_hh = (
+        round_floats(getattr(direction, n), name).astype(np.float32) for n in WEIGHTS
+    )
     return replace(rounded, weight_ih=weight_ih, weight_hh=weight_hh)
-
-
-def _to_float16(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    with np.errstate(over="ignore"):
-        return values.astype(np.float16)
-
-
-def _to_bfloat16(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    # numpy has none, and torch's way from float64 rounds twice: to 8 bits by hand
-    mantissa, exponent = np.frexp(values)
-    rounded: NDArray[np.floating] = np.ldexp(np.rint(mantissa * 2**8) / 2**8, exponent)
-    return rounded
 
 
 def _useful_arrays(direction: FoldedDirection) -> list[str]:

@@ -111,6 +111,7 @@ def _site(node: ir.Node, opset: int) -> Site:
     weight, bias = _constant(values["weight_hh"]), _constant(values["bias"])
     rows = _constant(values["rows"]) if "rows" in values else np.arange(len(bias))
     shape = values["X"].shape
+    dtype, stored = (_dtype_name(values[name]) for name in ("X", "weight_hh"))
     time = None if shape is None else shape[0]
     return Site(
         present=tuple(values),
@@ -119,13 +120,14 @@ def _site(node: ir.Node, opset: int) -> Site:
         num_rows=len(bias),
         rows=tuple(int(row) for row in rows),
         time=time if isinstance(time, int) else None,
-        dtype=_dtype_name(values["weight_hh"]),
+        dtype=dtype,
+        weights=None if stored == dtype else stored,
     )
 
 
 def _dtype_name(value: ir.Value) -> str:
-    assert value.const_value is not None
-    return str(value.const_value.dtype.numpy().name)
+    assert value.dtype is not None
+    return str(value.dtype.numpy().name)
 
 
 def _constant(value: ir.Value) -> NDArray[np.generic]:

@@ -9,6 +9,9 @@ import onnx.parser
 from bnlstm_deploy.dtypes import ELEMENT_TYPES, REDUCED
 from bnlstm_deploy.exporting.op import DOMAIN, NAME, OUTPUTS, Inputs
 
+WEIGHTS = ("weight_ih", "weight_hh")
+STORED = "_stored"
+"""What ends the names of weights in a body that casts them first."""
 SCALES = ("input_scale", "hidden_scale", "cell_scale", "cell_shift")
 
 
@@ -31,6 +34,9 @@ class Site:
     """Of X, Y and the weights. If it is in REDUCED, all else is float32: a cell state would not
     keep what the forget gate keeps, and folded scales in the hundreds can overflow float16."""
 
+    weights: str | None = None
+    """What weights are stored as, if it is another dtype."""
+
     @property
     def reduced(self) -> bool:
         """Whether only matrix products are computed in `dtype`."""
@@ -40,7 +46,7 @@ class Site:
 def overload(form: str, site: Site) -> str:
     """Return the name of a function that depends on form, dtype and inputs left empty only."""
     absent = [name for name in Inputs._fields if name not in site.present]
-    dtype = [site.dtype] if site.reduced else []
+    dtype = [site.dtype] if site.reduced else [f"{site.weights}_weights"] if site.weights else []
     return "_".join([form, *dtype, *(f"no_{name}" for name in absent)])
 
 
@@ -54,9 +60,16 @@ def function(name: str, site: Site, body: str) -> onnx.FunctionProto:
     """
     # Callers leave absent inputs at the end out altogether, so the function does, too.
     last = max(Inputs._fields.index(name) for name in site.present)
+    formal = {name: name for name in Inputs._fields[: last + 1]}
+    casts = ""
+    if site.weights:
+        formal |= {name: name + STORED for name in WEIGHTS}
+        to = ELEMENT_TYPES[site.dtype]
+        casts = "\n".join(f"{name} = Cast <to = {to}> ({formal[name]})" for name in WEIGHTS)
     text = f"""
     <domain: "{DOMAIN}", opset_import: ["": {site.opset}]>
-    {NAME} ({", ".join(Inputs._fields[: last + 1])}) => ({", ".join(OUTPUTS)}) {{
+    {NAME} ({", ".join(formal.values())}) => ({", ".join(OUTPUTS)}) {{
+      {casts}
       {body}
     }}
     """

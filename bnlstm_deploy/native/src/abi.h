@@ -23,7 +23,7 @@ struct Allocator;
 
 enum ErrorCode : int { FAIL = 1, INVALID_ARGUMENT = 2, NOT_IMPLEMENTED = 9 };
 
-enum ElementType : int { FLOAT = 1, INT64 = 7, FLOAT16 = 10, DOUBLE = 11, BFLOAT16 = 16 };
+enum ElementType : int { FLOAT = 1, INT8 = 3, INT64 = 7, FLOAT16 = 10, DOUBLE = 11, BFLOAT16 = 16 };
 
 enum Characteristic : int { REQUIRED = 0, OPTIONAL = 1 };
 

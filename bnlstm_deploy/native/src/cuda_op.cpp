@@ -384,7 +384,7 @@ void destroy(void *kernel) {
 }
 
 void fill(CudaOp &op, ort::ElementType operands, Kind kind, Launches launches) {
-  declare(op, operands, ort::FLOAT);
+  declare(op, operands, operands, ort::FLOAT);
   op.kind = kind;
   op.launches = launches;
   op.GetExecutionProviderType = [](const ort::CustomOp *) { return "CUDAExecutionProvider"; };

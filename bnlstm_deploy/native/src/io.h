@@ -10,20 +10,26 @@ constexpr size_t OUTPUTS = 3;
 
 // An operator for some types, on some provider, as far as its declaration goes.
 struct Op : ort::CustomOp {
-  ort::ElementType operands;  // of X, weights and Y
-  ort::ElementType others;    // of all else that is no integer
+  ort::ElementType operands;  // of X and Y
+  ort::ElementType weights;
+  ort::ElementType others;  // of all else that is no integer
 };
 
-inline void declare(Op &op, ort::ElementType operands, ort::ElementType others) {
+inline void declare(Op &op, ort::ElementType operands, ort::ElementType weights,
+                    ort::ElementType others) {
   using ort::CustomOp;
   op.version = ort::API_VERSION;
   op.operands = operands;
+  op.weights = weights;
   op.others = others;
   op.GetName = [](const CustomOp *) { return "BNLSTM"; };
   op.GetInputTypeCount = [](const CustomOp *) { return size_t(INPUTS); };
   op.GetInputType = [](const CustomOp *op, size_t i) {
     const Op *self = static_cast<const Op *>(op);
-    return i < BIAS ? self->operands : i < LENGTHS ? self->others : ort::INT64;
+    return i == X        ? self->operands
+           : i < BIAS    ? self->weights
+           : i < LENGTHS ? self->others
+                         : ort::INT64;
   };
   op.GetInputCharacteristic = [](const CustomOp *, size_t i) {
     return i < REQUIRED_INPUTS ? ort::REQUIRED : ort::OPTIONAL;

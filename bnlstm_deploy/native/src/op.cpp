@@ -19,6 +19,26 @@ struct CpuOp : Op {
   int threads;
 };
 
+// A number of 16 bits with so many bits of fraction, as a float.
+float widen(uint16_t bits, int fraction) {
+  const uint32_t sign = uint32_t(bits >> 15) << 31, magnitude = bits & 0x7fff;
+  if (fraction == 7) return __builtin_bit_cast(float, uint32_t(bits) << 16);  // bfloat16
+  // A float16 in the fields of a float is off by 2^112 alone, also if it is subnormal.
+  const float scaled = __builtin_bit_cast(float, magnitude << 13) * 0x1p112f;
+  const bool infinite = magnitude >= 0x7c00;
+  const uint32_t value = __builtin_bit_cast(uint32_t, scaled) | (infinite ? 0x7f800000u : 0);
+  return __builtin_bit_cast(float, value | sign);
+}
+
+// Weights as they are stored, as floats: exact.
+void widen(const void *stored, ort::ElementType type, int64_t count, float *floats) {
+  const auto *bytes = static_cast<const int8_t *>(stored);
+  const auto *halves = static_cast<const uint16_t *>(stored);
+  for (int64_t i = 0; i < count; i++) {
+    floats[i] = type == ort::INT8 ? float(bytes[i]) : widen(halves[i], type == ort::BFLOAT16 ? 7 : 10);
+  }
+}
+
 // A node of a session.
 class Instance {
  public:
@@ -84,8 +104,15 @@ class Instance {
 
   Array<float> pack(const Tensor &weight) const {
     int64_t H = weight.sizes[0] / 4, inputs = weight.sizes[1];
-    Array<float> packed(4 * op_.kernel->padded(H) * inputs);
-    if (packed) op_.kernel->pack(weight.as<float>(), H, inputs, packed.get());
+    Array<float> packed(4 * op_.kernel->padded(H) * inputs), floats;
+    const float *values = weight.as<float>();
+    if (op_.weights != ort::FLOAT) {
+      floats = Array<float>(4 * H * inputs);
+      if (!floats) return floats;
+      widen(weight.data, op_.weights, 4 * H * inputs, floats.get());
+      values = floats.get();
+    }
+    if (packed) op_.kernel->pack(values, H, inputs, packed.get());
     return packed;
   }
 
@@ -121,8 +148,9 @@ void destroy(void *kernel) {
   free(kernel);
 }
 
-void fill(CpuOp &op, ort::ElementType type, const Kernel &kernel, int threads) {
-  declare(op, type, type);
+void fill(CpuOp &op, ort::ElementType type, ort::ElementType weights, const Kernel &kernel,
+          int threads) {
+  declare(op, type, weights, type);
   op.kernel = &kernel;
   op.threads = threads;
   op.GetExecutionProviderType = [](const ort::CustomOp *) { return "CPUExecutionProvider"; };
@@ -149,7 +177,7 @@ struct Wanted {
 // What was registered stays: sessions use it, and later ones of the same kind share it.
 struct Registration {
   Wanted wanted;
-  CpuOp ops[2];
+  CpuOp ops[5];
   ort::CustomOpDomain *domain;
   Registration *next;
 };
@@ -179,8 +207,12 @@ ort::Status *registered(const ort::Api &api, const Wanted &wanted, ort::CustomOp
   made->wanted = wanted;
   ort::Status *status = api.CreateCustomOpDomain("bnlstm", &made->domain);
   if (wanted.kernel) {
-    fill(made->ops[0], ort::FLOAT, *wanted.kernel, wanted.threads);
-    fill(made->ops[1], ort::DOUBLE, *wanted.kernel, wanted.threads);
+    CpuOp *op = made->ops;
+    const ort::ElementType stored[] = {ort::FLOAT, ort::INT8, ort::FLOAT16, ort::BFLOAT16};
+    for (ort::ElementType weights : stored) {
+      fill(*op++, ort::FLOAT, weights, *wanted.kernel, wanted.threads);
+    }
+    fill(*op, ort::DOUBLE, ort::DOUBLE, *wanted.kernel, wanted.threads);
     for (CpuOp &op : made->ops) {
       if (!status) status = api.CustomOpDomain_Add(made->domain, &op);
     }

@@ -12,6 +12,7 @@ from torch import nn
 
 from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import FoldError
+from bnlstm_deploy.exporting.export import approximation_of
 from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
 from bnlstm_deploy.exporting.values import NO_LENGTH
 from bnlstm_deploy.folding import FoldedDirection
@@ -104,7 +105,7 @@ def compare_arrays(
     used: set[str] = set()
     modules = bnlstms(model)
     folds = {
-        path: FoldedBNLSTM(module, dtype, merge_tolerance=metadata.merge_tolerance)
+        path: FoldedBNLSTM(module, dtype, approximation=approximation_of(metadata))
         for path, module in modules.items()
     }
     for place, inputs in arrays.items():

@@ -13,7 +13,7 @@ from torch import nn
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.codec import to_plain
 from bnlstm_deploy.errors import VerificationError
-from bnlstm_deploy.exporting.export import fold_layers
+from bnlstm_deploy.exporting.export import approximation_of, fold_layers
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.signature import Array
@@ -153,9 +153,10 @@ def diagnose(
     }
     trained = TorchModel(copy.deepcopy(model), metadata.layers, graph, torch.float64)
     truth = trained
-    if metadata.merge_tolerance > 0:
-        merged = fold_layers(model, torch.float64, metadata.merge_tolerance)
-        truth = TorchModel(merged, metadata.layers, graph, torch.float64)
+    approximation = approximation_of(metadata)
+    if not approximation.exact:
+        changed = fold_layers(model, torch.float64, approximation)
+        truth = TorchModel(changed, metadata.layers, graph, torch.float64)
     inputs = [torch.from_numpy(feeds[value.name]) for value in graph.inputs]
     lengths = [graph.inputs[number].name for number in find_lengths(model, inputs)]
     minimal = narrow(graph, feeds, run, truth.run, tolerance, lengths)

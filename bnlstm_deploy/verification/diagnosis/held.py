@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from bnlstm_deploy.exporting.export import fold_layers
+from bnlstm_deploy.exporting.export import approximation_of, fold_layers
 from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
 from bnlstm_deploy.exporting.lifted import recurrent_modules
 from bnlstm_deploy.signature import Array
@@ -30,7 +30,7 @@ def run_arrays(
     Raises:
         FoldError: The model cannot be folded.
     """
-    folded = fold_layers(model, torch.float64, graph.metadata.merge_tolerance)
+    folded = fold_layers(model, torch.float64, approximation_of(graph.metadata))
     for path, module in recurrent_modules(folded).items():
         assert isinstance(module, FoldedBNLSTM)
         layers = [list(layer) for layer in module.folded.layers]

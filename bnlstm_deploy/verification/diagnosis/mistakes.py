@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bnlstm_deploy.errors import FoldError
-from bnlstm_deploy.exporting.export import fold_layers
+from bnlstm_deploy.exporting.export import approximation_of, fold_layers
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.diagnosis.narrowing import Minimal, excess
@@ -110,7 +110,7 @@ def _left(
     """Return what a mistake leaves of the error and which part of it, if it explains it."""
 
     def run(case: Minimal, dtype: torch.dtype) -> dict[str, Array]:
-        folded = fold_layers(mistaken, dtype, graph.metadata.merge_tolerance)
+        folded = fold_layers(mistaken, dtype, approximation_of(graph.metadata))
         return TorchModel(folded, graph.metadata.layers, graph, dtype).run(case.feeds)
 
     minimal, whole = cases

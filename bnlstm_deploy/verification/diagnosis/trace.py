@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from bnlstm_deploy.dtypes import EPS
-from bnlstm_deploy.folding import fold, merge
+from bnlstm_deploy.exporting.export import approximation_of
+from bnlstm_deploy.folding import fold
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.diagnosis.intermediates import CELL, IN_SCAN, DebugGraph, NodeValues
@@ -80,11 +81,8 @@ def trace(
         return Value(exact_value, np.full(value.shape, OUTSIDE_ERROR * (noise + ulp)))
 
     found: list[Origin] = []
-    tolerance_of_rows = graph.metadata.merge_tolerance
-    folds = {
-        path: fold(module).map(lambda direction: merge(direction, tolerance_of_rows))
-        for path, module in bnlstms(model).items()
-    }
+    approximation = approximation_of(graph.metadata)
+    folds = {path: fold(module).map(approximation.of) for path, module in bnlstms(model).items()}
     for place, node in nodes.items():
         call = calls[place.path]
         x = bounded(call.x, calls_32[place.path].x)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bnlstm_deploy.dtypes import ELEMENT_TYPES
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.export import fold_layers
-from bnlstm_deploy.exporting.forms import FACTORED, MATERIALIZED
+from bnlstm_deploy.exporting.forms import FACTORED, MATERIALIZED, parts
 from bnlstm_deploy.exporting.lifted import Lifted
 from bnlstm_deploy.exporting.op import DOMAIN, NAME
 from bnlstm_deploy.exporting.padding import find_time_axes
@@ -43,10 +43,15 @@ def check_claims(
     metadata = graph.metadata
     problems = list(_steps(proto, metadata))
     dtypes = _dtypes(model, proto)
-    if dtypes != [metadata.dtype]:
+    casts = any(name.endswith(parts.STORED) for f in proto.functions for name in f.input)
+    stored = dtypes[0] if casts and dtypes else None
+    if dtypes != [metadata.weights or metadata.dtype] or stored != metadata.weights:
         words = " and ".join(dtypes) or "of no dtype that a graph has"
-        problems.append(f"dtype is {metadata.dtype}, the weights are {words}")
-        metadata = replace(metadata, dtype=dtypes[0] if dtypes else "float32")
+        claimed = f" with weights in {metadata.weights}" if metadata.weights else ""
+        cast = ", and cast to float32" if casts else ""
+        problems.append(f"dtype is {metadata.dtype}{claimed}, the weights are {words}{cast}")
+        dtype = "float32" if casts or not dtypes else dtypes[0]
+        metadata = replace(metadata, dtype=dtype, weights=stored)
     try:
         nodes = {} if metadata.inlined else find_nodes(model, proto)
     except VerificationError:
@@ -92,7 +97,8 @@ def _dtypes(model: nn.Module, proto: onnx.ModelProto) -> list[str]:
 def _types_of(proto: onnx.ModelProto, arrays: Iterable[Mapping[str, str]]) -> list[str]:
     weights = {named.get(name) for named in arrays for name in ("weight_ih", "weight_hh")}
     types = {entry.data_type for entry in proto.graph.initializer if entry.name in weights}
-    return [name for name, number in ELEMENT_TYPES.items() if number in types]
+    known = {**ELEMENT_TYPES, "int8": onnx.TensorProto.INT8}
+    return [name for name, number in known.items() if number in types]
 
 
 def _form(body: onnx.FunctionProto) -> tuple[str, str]:

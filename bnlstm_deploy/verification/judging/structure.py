@@ -56,7 +56,7 @@ def check_structure(
         _layers(model, graph),
         Finding("metadata", not wrong, "; ".join(wrong) or "what the nodes and arrays are"),
         _values(model, graph, metadata, examples),
-        _types(proto, metadata.dtype),
+        _types(proto, metadata),
         _nodes(proto, graph),
         _hash(model, graph),
         *_arrays(model, proto, metadata),
@@ -126,9 +126,12 @@ def _values(
     return Finding("names and shapes", not problems, detail)
 
 
-def _types(proto: onnx.ModelProto, dtype: str) -> Finding:
+def _types(proto: onnx.ModelProto, metadata: Metadata) -> Finding:
+    dtype, weights = metadata.dtype, metadata.weights
     words = f"{dtype} throughout" if dtype not in REDUCED else f"{dtype} and float32"
+    words += f", weights in {weights}" if weights else ""
     known = {ELEMENT_TYPES.get(dtype), ELEMENT_TYPES["float32"] if dtype in REDUCED else None}
+    known |= {ELEMENT_TYPES.get(weights or dtype)}
     other = [
         entry.name
         for entry in proto.graph.initializer

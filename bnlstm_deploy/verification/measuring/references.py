@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bnlstm_deploy.dtypes import EPS, REDUCED
-from bnlstm_deploy.exporting.export import fold_layers
+from bnlstm_deploy.exporting.export import approximation_of, fold_layers
 from bnlstm_deploy.exporting.lifted import recurrent_modules
+from bnlstm_deploy.folding import EXACT
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.judging.comparison import distance
@@ -36,7 +37,7 @@ class Reference:
     moved_by: Mapping[str, NDArray[np.float64]]
     """How far inexact activation functions move the training model."""
     target: Mapping[str, Array]
-    """What the graph ought to give: `expected`, or what the fold with merged rows gives."""
+    """What the graph ought to give: `expected`, or what the fold gives as it was changed."""
     jittered: Mapping[str, float]
     """The largest own errors on inputs that are off by an ULP."""
 
@@ -60,7 +61,7 @@ class References:
     Attributes:
         metadata: The graph's.
         truth: The training model in float64.
-        target: What the graph ought to be, in float64: the truth, or the fold with merged rows.
+        target: What the graph ought to be, in float64: the truth, or the fold as it was changed.
     """
 
     def __init__(self, model: nn.Module, graph: Graph, seed: int) -> None:
@@ -72,15 +73,15 @@ class References:
         self._reduced = getattr(torch, metadata.dtype) if metadata.dtype in REDUCED else None
         self.truth = TorchModel(copy.deepcopy(model), layers, graph, torch.float64)
         self._own = TorchModel(copy.deepcopy(model), layers, graph, torch.float32)
-        self._folded, merged, self._folded_32 = (
-            TorchModel(fold_layers(model, dtype, tolerance), layers, graph, dtype)
-            for dtype, tolerance in (
-                (torch.float64, 0.0),
-                (torch.float64, metadata.merge_tolerance),
-                (self._reduced or torch.float32, 0.0),
+        self._folded, changed, self._folded_32 = (
+            TorchModel(fold_layers(model, dtype, change), layers, graph, dtype)
+            for dtype, change in (
+                (torch.float64, EXACT),
+                (torch.float64, approximation_of(metadata)),
+                (self._reduced or torch.float32, EXACT),
             )
         )
-        self.target = merged if metadata.merge_tolerance > 0 else self.truth
+        self.target = self.truth if approximation_of(metadata).exact else changed
         self._known: dict[Trial, Reference] = {}
         self._independent: bool | None = None  # whether streams are; None until that is tried
 
