@@ -164,10 +164,7 @@ def benchmark(
             cases = measure_variants(variants, parsed, threads, seed, seconds, progress)
             tables = [forms_table(cases, number) for number in threads]
         else:
-            on_cpu = provider == "cpu"  # peaks of a process say nothing of a GPU
-            measured = measure_peers(
-                parsed, threads, seed, provider, seconds, progress, memory=on_cpu
-            )
+            measured = measure_peers(parsed, threads, seed, provider, seconds, progress)
             cases, tables = measured, [table(measured, number) for number in threads]
             if provider == "cpu":
                 chunk = measure_chunk(seed, seconds)
@@ -207,7 +204,9 @@ def measure_peers(
             for number in threads:
                 progress.update(task, description=f"{size}: threads={number}", refresh=True)
                 setup = Setup(size, seed, number, provider, Path(folder))
-                cases.append(measure(setup, export_s, seconds, memory=memory))
+                # Peaks of a process say nothing of a GPU.
+                asked = memory and provider == "cpu"
+                cases.append(measure(setup, export_s, seconds, memory=asked))
                 progress.update(task, advance=1, refresh=True)
     return cases
 

@@ -28,6 +28,14 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Weights(StrEnum):
+    """What weights are stored as in graphs of float32."""
+
+    int8 = "int8"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
 class Form(StrEnum):
     """Graph forms of the recurrence."""
 
@@ -100,6 +108,14 @@ def convert(
             min=0,
         ),
     ] = 0.0,
+    weights: Annotated[
+        Weights | None,
+        typer.Option(
+            help="Store weights so, rounded to the nearest; all else stays float32. Changes the "
+            "outputs; by how much is measured and printed.",
+            show_default="as --dtype",
+        ),
+    ] = None,
     inline: Annotated[
         bool,
         typer.Option(
@@ -152,6 +168,7 @@ def convert(
                     target=target.value,
                     length=time,
                     merge_tolerance=merge_tolerance,
+                    weights=None if weights is None else weights.value,
                     inline=inline,
                 )
             if verify:
@@ -162,7 +179,8 @@ def convert(
                     raise typer.Exit(1)
                 record(report, temporary)
         console.print(
-            f"Wrote {path}: {path.stat().st_size / 1e6:.2f} MB, {metadata.dtype}, "
+            f"Wrote {path}: {path.stat().st_size / 1e6:.2f} MB, {metadata.dtype}"
+            f"{f', weights in {metadata.weights}' if metadata.weights else ''}, "
             f"form {metadata.form}, {metadata.folding}, {metadata.steps} steps of statistics"
         )
         console.print(f"Form {metadata.form}: {metadata.reason}")

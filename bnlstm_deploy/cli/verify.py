@@ -170,11 +170,17 @@ def show(console: Console, report: "Report") -> None:
         verdict = Text("passed", "green") if stage.passed else Text("failed", "bold red")
         stages.add_row(stage.name, verdict, stage.detail)
     console.print(stages)
+    changes = []
     if report.metadata.merge_tolerance > 0:
+        changes.append(f"Merging rows of statistics ({report.metadata.merge_tolerance:g} at most)")
+    if report.metadata.weights:
+        changes.append(f"storing weights in {report.metadata.weights}")
+    if changes:
+        words = " and ".join(changes)
         console.print(
-            f"Merging rows of statistics (tolerance {report.metadata.merge_tolerance:g}) changes "
-            f"outputs by up to {report.merge_error:.1e}, measured in float64 on these cases. The "
-            "graph is judged against the merged model.",
+            f"{words[0].upper()}{words[1:]} changes outputs by up to {report.merge_error:.1e}, "
+            "measured in float64 on these cases. The graph is judged against the model that is so "
+            "changed.",
             style="yellow",
         )
     if report.no_native:

@@ -83,7 +83,9 @@ def round_floats(values: FloatArray, dtype: str) -> FloatArray:
                 f"{np.finfo(np.float16).max:.0f}; take bfloat16"
             )
         return rounded
-    # numpy has none, and torch's way from float64 rounds twice: to 8 bits by hand
-    mantissa, exponent = np.frexp(values)
-    result: FloatArray = np.ldexp(np.rint(mantissa * 2**8) / 2**8, exponent)
+    # numpy has none, and torch's way from float64 rounds twice: to 8 bits by hand, and fewer of
+    # what is subnormal
+    _, exponent = np.frexp(values)
+    unit = np.maximum(exponent, -125) - 8
+    result: FloatArray = np.ldexp(np.rint(np.ldexp(values, -unit)), unit)
     return result

@@ -88,8 +88,9 @@ def verify(
     learned; so the yardstick is the error that the training model itself makes in float32 against
     the same truth, on the same inputs (`Report.budget` says it exactly).
 
-    Where the file's rows were merged with a tolerance, the outputs differ on purpose. How much is
-    measured, in float64, as `Report.merge_error`, and the graph is held to the merged fold. A graph
+    Where the file's rows were merged with a tolerance, or its weights are stored in fewer bits, the
+    outputs differ on purpose. How much is measured, in float64, as `Report.merge_error`, and the
+    graph is held to the fold that is so changed. A graph
     for one number of timesteps is checked on sequences of that many. A bfloat16 graph, for which a
     CPU has no kernels, is emulated on it (`measuring.emulate`). If the check fails, its clearest
     failure is looked into: see `verification.diagnosis`.

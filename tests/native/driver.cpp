@@ -346,7 +346,9 @@ struct Kernel {
     snprintf(options.threads, sizeof options.threads, "%d", threads);
     if (ort::Status *status = RegisterCustomOps(&options, &API)) fail(status->text);
     for (const ort::CustomOp *candidate : options.domain->ops) {
-      if (candidate->GetInputType(candidate, 0) == (node.doubles ? ort::DOUBLE : ort::FLOAT)) {
+      const ort::ElementType type = node.doubles ? ort::DOUBLE : ort::FLOAT;
+      if (candidate->GetInputType(candidate, 0) == type &&
+          candidate->GetInputType(candidate, 1) == type) {
         op = candidate;
       }
     }

@@ -95,10 +95,10 @@ int64_t timesteps_projected_together(const Node &node, int64_t streams) {
 // timestep, or the input products of the next `block_` timesteps.
 class Group {
  public:
-  Group(const Node &node, const Kernel &kernel, const Layer &layer, const States<float> &states,
-        int64_t begin, int64_t end)
-      : phases(node.T), node_(node), kernel_(kernel), layer_(layer), states_(states), begin_(begin),
-        end_(end), panels_(kernel.panels(node.H)), row_(4 * kernel.padded(node.H)) {
+  Group(const Node &node, const Kernel &kernel, const Arithmetic &arithmetic, const Layer &layer,
+        const States<float> &states, int64_t begin, int64_t end)
+      : phases(node.T), node_(node), arithmetic_(arithmetic), layer_(layer), states_(states),
+        begin_(begin), end_(end), panels_(kernel.panels(node.H)), row_(4 * kernel.padded(node.H)) {
     block_ = timesteps_projected_together(node, end - begin);
     layer_.projected = block_ > 0;
     if (!layer_.projected) return;
@@ -143,7 +143,7 @@ class Group {
         if (c.phase_ != phase) collect_inputs(t + 1, c);
         c.phase_ = phase;
         if (c.count_ > 0) {
-          kernel_.project(layer_, c.x_.get(), c.products_.get(), c.count_, begin, end);
+          arithmetic_.project(layer_, c.x_.get(), c.products_.get(), c.count_, begin, end);
         }
         return;
       }
@@ -153,7 +153,7 @@ class Group {
     if (i == 0) pad(t);
     if (c.count_ == 0) return;
     // What the timestep before read last may still be in the cache.
-    kernel_.step(layer_, c.streams_.get(), c.count_, begin, end, t % 2 == 1);
+    arithmetic_.step(layer_, c.streams_.get(), c.count_, begin, end, t % 2 == 1);
   }
 
   int64_t phases;
@@ -200,7 +200,7 @@ class Group {
   }
 
   const Node &node_;
-  const Kernel &kernel_;
+  const Arithmetic &arithmetic_;
   Layer layer_;
   const States<float> &states_;
   int64_t begin_, end_;  // streams
@@ -269,8 +269,9 @@ void step(const Node &node, int64_t row, const double *x, const double *h, doubl
 
 }  // namespace
 
-ort::Status *forward(const Node &node, const Kernel &kernel, const Packed &packed,
-                     const Outputs<float> &out, const Threads &threads, bool &enough_memory) {
+ort::Status *forward(const Node &node, const Kernel &kernel, const Arithmetic &arithmetic,
+                     const Packed &packed, const Outputs<float> &out, const Threads &threads,
+                     bool &enough_memory) {
   enough_memory = false;
   States<float> states(node, out);
   // -0 is what changes no number that it is added to.
@@ -298,7 +299,7 @@ ort::Status *forward(const Node &node, const Kernel &kernel, const Packed &packe
   };
   ort::Status *status;
   if (shares.units > 1) {
-    const Group group(node, kernel, layer, states, 0, node.N);
+    const Group group(node, kernel, arithmetic, layer, states, 0, node.N);
     if (!group) return nullptr;
     Queue queue(group.phases, shares.units);
     group.start();
@@ -307,7 +308,7 @@ ort::Status *forward(const Node &node, const Kernel &kernel, const Packed &packe
   } else {
     status = threads.parallel_for(shares.streams, [&](int64_t i) {
       const int64_t begin = i * node.N / shares.streams, end = (i + 1) * node.N / shares.streams;
-      const Group group(node, kernel, layer, states, begin, end);
+      const Group group(node, kernel, arithmetic, layer, states, begin, end);
       if (!group) return __atomic_store_n(&enough, false, __ATOMIC_RELAXED);
       Queue queue(group.phases, 1);
       group.start();

@@ -15,12 +15,13 @@ struct Outputs {
 };
 
 struct Packed {
-  const float *weight_ih, *weight_hh;
+  const void *weight_ih, *weight_hh;
 };
 
 // Sets `enough_memory`; the status is of ONNX Runtime's threads.
-ort::Status *forward(const Node &node, const Kernel &kernel, const Packed &packed,
-                     const Outputs<float> &out, const Threads &threads, bool &enough_memory);
+ort::Status *forward(const Node &node, const Kernel &kernel, const Arithmetic &arithmetic,
+                     const Packed &packed, const Outputs<float> &out, const Threads &threads,
+                     bool &enough_memory);
 ort::Status *forward(const Node &node, const Outputs<double> &out, const Threads &threads,
                      bool &enough_memory);
 

@@ -29,6 +29,9 @@ constexpr int MAX_STREAMS = STREAMS;  // whose sums of four vectors each stay in
 typedef float Floats __attribute__((vector_size(W * 4)));
 typedef double Doubles __attribute__((vector_size(W * 8)));
 typedef uint32_t Bits __attribute__((vector_size(W * 4)));
+typedef uint16_t Halves __attribute__((vector_size(W * 2)));
+typedef int8_t Bytes __attribute__((vector_size(W)));
+typedef int32_t Integers __attribute__((vector_size(W * 4)));
 
 inline Floats all(float value) { return value - Floats{}; }
 
@@ -63,6 +66,23 @@ inline Floats load(const float *p, int units) {
 template <int width, bool whole>
 inline void store(float *p, Floats v, int units) {
   memcpy(p, &v, (whole ? width : units) * sizeof(float));
+}
+
+// A vector of weights.
+inline Floats load_weights(const float *p) {
+  Floats v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+inline Floats load_weights(const uint16_t *p) {
+  Halves v;
+  memcpy(&v, p, sizeof v);
+  return (Floats)(__builtin_convertvector(v, Bits) << 16);
+}
+inline Floats load_weights(const int8_t *p) {
+  Bytes v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(__builtin_convertvector(v, Integers), Floats);
 }
 
 constexpr float LOG2_E = 1.44269504088896341f;
@@ -164,15 +184,16 @@ int64_t padded(int64_t H) {
   return last.unit + last.width;
 }
 
-void pack(const float *weight, int64_t H, int64_t inputs, float *packed) {
+template <class T>
+void pack(const void *weight, int64_t H, int64_t inputs, void *packed) {
   int64_t count = panels(H);
   for (int64_t i = 0; i < count; i++) {
     Panel p = panel(i, H);
-    float *out = packed + 4 * p.unit * inputs;
-    if (p.units < p.width) memset(out, 0, 4 * p.width * inputs * sizeof(float));
+    T *out = static_cast<T *>(packed) + 4 * p.unit * inputs;
+    if (p.units < p.width) memset(out, 0, 4 * p.width * inputs * sizeof(T));
     for (int gate = 0; gate < 4; gate++) {
       for (int u = 0; u < p.units; u++) {
-        const float *from = weight + (gate * H + p.unit + u) * inputs;
+        const T *from = static_cast<const T *>(weight) + (gate * H + p.unit + u) * inputs;
         for (int64_t k = 0; k < inputs; k++) out[(4 * k + gate) * p.width + u] = from[k];
       }
     }
@@ -183,8 +204,8 @@ void pack(const float *weight, int64_t H, int64_t inputs, float *packed) {
 // streams. To one input belong V vectors of a panel's weights, in order of the gates: one each, or two
 // or four gates in one. There are four sums all the same, for each waits for its last addition: with
 // V < 4 they are of every second or fourth input, and added up at the end.
-template <int V, int streams, int count>
-__attribute__((noinline)) void multiply(const float *weights, int64_t inputs,
+template <int V, int streams, class T, int count>
+__attribute__((noinline)) void multiply(const T *weights, int64_t inputs,
                                         const float *const *input,
                                         Floats (&result)[count][streams][V]) {
   constexpr int parts = 4 / V;
@@ -198,8 +219,7 @@ __attribute__((noinline)) void multiply(const float *weights, int64_t inputs,
   for (; k + parts <= inputs; k += parts) {
     for (int p = 0; p < count; p++) {
       for (int v = 0; v < 4; v++) {
-        Floats weight;
-        memcpy(&weight, weights + ((p * inputs + k) * V + v) * W, sizeof weight);
+        const Floats weight = load_weights(weights + ((p * inputs + k) * V + v) * W);
         for (int s = 0; s < streams; s++) {
           sum[p][s][v] = multiply_add(all(input[s][k + v / V]), weight, sum[p][s][v]);
         }
@@ -209,8 +229,7 @@ __attribute__((noinline)) void multiply(const float *weights, int64_t inputs,
   for (int part = 0; part < parts - 1; part++) {  // the inputs left; where there are any, count is 1
     if (k + part == inputs) break;
     for (int v = 0; v < V; v++) {
-      Floats weight;
-      memcpy(&weight, weights + ((k + part) * V + v) * W, sizeof weight);
+      const Floats weight = load_weights(weights + ((k + part) * V + v) * W);
       for (int s = 0; s < streams; s++) {
         Floats &to = sum[0][s][part * V + v];
         to = multiply_add(all(input[s][k + part]), weight, to);
@@ -294,8 +313,13 @@ __attribute__((noinline)) void finish(const Layer &layer, const Stream *stream, 
   for (int s = 0; s < streams; s++) output<width, whole>(layer, stream[s], p, o[s]);
 }
 
+template <class T>
+const T *weights_of(const void *packed, int64_t unit, int64_t inputs) {
+  return static_cast<const T *>(packed) + 4 * unit * inputs;
+}
+
 // One timestep of some streams' panel.
-template <int V, int streams>
+template <class T, int V, int streams>
 void step_panel(const Layer &layer, const Stream *stream, const Panel &p) {
   const float *x[streams], *h[streams];
   for (int s = 0; s < streams; s++) {
@@ -304,20 +328,23 @@ void step_panel(const Layer &layer, const Stream *stream, const Panel &p) {
   }
   Floats input[1][streams][V], hidden[1][streams][V];
   if (!layer.projected) {
-    multiply<V, streams>(layer.weight_ih + 4 * p.unit * layer.D, layer.D, x, input);
+    multiply<V, streams>(weights_of<T>(layer.weight_ih, p.unit, layer.D), layer.D, x, input);
   }
-  multiply<V, streams>(layer.weight_hh + 4 * p.unit * layer.H, layer.H, h, hidden);
+  multiply<V, streams>(weights_of<T>(layer.weight_hh, p.unit, layer.H), layer.H, h, hidden);
   auto finish_panel = p.units == p.width ? finish<V, true> : finish<V, false>;
   finish_panel(layer, stream, streams, p, input[0], hidden[0]);
 }
 
 // The same for one stream and two whole panels: with one it has too few sums to keep the multipliers
 // busy. Here, too, the waits for tanh overlap.
+template <class T>
 void step_pair(const Layer &layer, const Stream &stream, const Panel (&panels)[2]) {
   Floats input[2][1][4], hidden[2][1][4];
-  const int64_t row = 4 * panels[0].unit;
-  if (!layer.projected) multiply<4, 1>(layer.weight_ih + row * layer.D, layer.D, &stream.x, input);
-  multiply<4, 1>(layer.weight_hh + row * layer.H, layer.H, &stream.h, hidden);
+  const int64_t unit = panels[0].unit;
+  if (!layer.projected) {
+    multiply<4, 1>(weights_of<T>(layer.weight_ih, unit, layer.D), layer.D, &stream.x, input);
+  }
+  multiply<4, 1>(weights_of<T>(layer.weight_hh, unit, layer.H), layer.H, &stream.h, hidden);
   Floats o[2];
   for (int i = 0; i < 2; i++) {
     const Panel &p = panels[i];
@@ -329,10 +356,10 @@ void step_pair(const Layer &layer, const Stream &stream, const Panel (&panels)[2
   for (int i = 0; i < 2; i++) output<W, true>(layer, stream, panels[i], o[i]);
 }
 
-template <int V, int streams>
+template <class T, int V, int streams>
 void project_panel(const Layer &layer, const float *const *x, float *const *out, int64_t unit) {
   Floats product[1][streams][V];
-  multiply<V, streams>(layer.weight_ih + 4 * unit * layer.D, layer.D, x, product);
+  multiply<V, streams>(weights_of<T>(layer.weight_ih, unit, layer.D), layer.D, x, product);
   for (int s = 0; s < streams; s++) memcpy(out[s] + 4 * unit, product[0][s], sizeof product[0][s]);
 }
 
@@ -368,13 +395,14 @@ inline void dispatch(int width, int64_t count, Run run) {
   }
 }
 
+template <class T>
 void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begin, int64_t end,
           bool backwards) {
   auto at = [&](int64_t i) { return panel(backwards ? begin + end - 1 - i : i, layer.H); };
   auto run = [&](const Panel &p, const Stream *first, int64_t number) {
     if (number == 0) return;
     dispatch(p.width, number, [&](auto V, auto share, int64_t offset) {
-      step_panel<decltype(V)::value, decltype(share)::value>(layer, first + offset, p);
+      step_panel<T, decltype(V)::value, decltype(share)::value>(layer, first + offset, p);
     });
   };
   const bool left = count % MAX_STREAMS == 1;
@@ -386,7 +414,7 @@ void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begi
     const Panel next = i + 1 < end ? at(i + 1) : Panel{};
     if (p.units == W && next.units == W) {
       run(next, streams, count - left);
-      step_pair(layer, *last, {backwards ? next : p, backwards ? p : next});
+      step_pair<T>(layer, *last, {backwards ? next : p, backwards ? p : next});
       i++;
     } else {
       run(p, last, 1);
@@ -394,13 +422,14 @@ void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begi
   }
 }
 
+template <class T>
 void project(const Layer &layer, const float *const *x, float *const *out, int64_t count,
              int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i++) {
     const Panel p = panel(i, layer.H);
     dispatch(p.width, count, [&](auto V, auto share, int64_t first) {
-      project_panel<decltype(V)::value, decltype(share)::value>(layer, x + first, out + first,
-                                                                p.unit);
+      project_panel<T, decltype(V)::value, decltype(share)::value>(layer, x + first, out + first,
+                                                                   p.unit);
     });
   }
 }
@@ -410,6 +439,11 @@ void project(const Layer &layer, const float *const *x, float *const *out, int64
 #define NAME_OF(isa) #isa
 #define NAME(isa) NAME_OF(isa)
 
-const Kernel ISA = {NAME(ISA), panels, padded, pack, project, step};
+const Kernel ISA = {NAME(ISA),
+                    panels,
+                    padded,
+                    {pack<float>, project<float>, step<float>},
+                    {pack<uint16_t>, project<uint16_t>, step<uint16_t>},
+                    {pack<int8_t>, project<int8_t>, step<int8_t>}};
 
 }  // namespace bnlstm

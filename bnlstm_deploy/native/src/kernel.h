@@ -18,8 +18,8 @@ struct Rows {
 struct Layer {
   int64_t H;
   int64_t D;
-  const float *weight_ih;  // packed
-  const float *weight_hh;  // packed
+  const void *weight_ih;  // packed
+  const void *weight_hh;  // packed
   Rows input_scale, hidden_scale, bias;  // of 4H
   Rows cell_scale, cell_shift;           // of H
   bool projected;  // whether a Stream's x is its `project`ed product already
@@ -41,13 +41,13 @@ struct Stream {
 //
 // Each gate is one sum, in the order of the inputs: so the numbers do not depend on which streams,
 // timesteps or threads share a call.
-struct Kernel {
-  const char *name;  // of the instruction set
-  int64_t (*panels)(int64_t H);
-  int64_t (*padded)(int64_t H);  // H rounded up to whole panels
-
-  // Packs (4H, inputs) into 4 * padded(H) * inputs floats.
-  void (*pack)(const float *weight, int64_t H, int64_t inputs, float *packed);
+//
+// Weights are what they are stored as, floats, the upper halves of floats (bfloat16) or int8, and are
+// floats only in registers: one stream is as fast as they are read. What is computed is the same as from
+// floats of the same values, to the bit.
+struct Arithmetic {
+  // Packs (4H, inputs) into 4 * padded(H) * inputs weights.
+  void (*pack)(const void *weight, int64_t H, int64_t inputs, void *packed);
 
   // weight_ih x of `count` > 0 streams into `out`, for panels begin..end: 4 * padded(H) floats a stream.
   void (*project)(const Layer &layer, const float *const *x, float *const *out, int64_t count,
@@ -56,6 +56,13 @@ struct Kernel {
   // One timestep of `count` > 0 streams, for panels begin..end, the last first if `backwards`.
   void (*step)(const Layer &layer, const Stream *streams, int64_t count, int64_t begin, int64_t end,
                bool backwards);
+};
+
+struct Kernel {
+  const char *name;  // of the instruction set
+  int64_t (*panels)(int64_t H);
+  int64_t (*padded)(int64_t H);  // H rounded up to whole panels
+  Arithmetic floats, bfloat16, int8;  // by what weights are
 };
 
 #if defined(__x86_64__) || defined(_M_X64)

@@ -19,24 +19,14 @@ struct CpuOp : Op {
   int threads;
 };
 
-// A number of 16 bits with so many bits of fraction, as a float.
-float widen(uint16_t bits, int fraction) {
-  const uint32_t sign = uint32_t(bits >> 15) << 31, magnitude = bits & 0x7fff;
-  if (fraction == 7) return __builtin_bit_cast(float, uint32_t(bits) << 16);  // bfloat16
-  // A float16 in the fields of a float is off by 2^112 alone, also if it is subnormal.
+// A float16 as a float: exact.
+float widen(uint16_t bits) {
+  // In the fields of a float it is off by 2^112 alone, also if it is subnormal.
+  const uint32_t magnitude = bits & 0x7fff;
   const float scaled = __builtin_bit_cast(float, magnitude << 13) * 0x1p112f;
-  const bool infinite = magnitude >= 0x7c00;
-  const uint32_t value = __builtin_bit_cast(uint32_t, scaled) | (infinite ? 0x7f800000u : 0);
-  return __builtin_bit_cast(float, value | sign);
-}
-
-// Weights as they are stored, as floats: exact.
-void widen(const void *stored, ort::ElementType type, int64_t count, float *floats) {
-  const auto *bytes = static_cast<const int8_t *>(stored);
-  const auto *halves = static_cast<const uint16_t *>(stored);
-  for (int64_t i = 0; i < count; i++) {
-    floats[i] = type == ort::INT8 ? float(bytes[i]) : widen(halves[i], type == ort::BFLOAT16 ? 7 : 10);
-  }
+  const uint32_t infinite = magnitude >= 0x7c00 ? 0x7f800000 : 0;
+  const uint32_t sign = uint32_t(bits >> 15) << 31;
+  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, scaled) | infinite | sign);
 }
 
 // A node of a session.
@@ -84,17 +74,17 @@ class Instance {
  private:
   ort::Status *forward(const Node &node, const Outputs<float> &out, const Threads &threads,
                        bool &enough_memory) const {
-    Array<float> ih, hh;  // weights that are not constant
+    Array<char> ih, hh;  // weights that are not constant
     if (!weight_ih_) ih = pack(node.in[WEIGHT_IH]);
     if (!weight_hh_) hh = pack(node.in[WEIGHT_HH]);
     const Packed weights = {weight_ih_ ? weight_ih_.get() : ih.get(),
                             weight_hh_ ? weight_hh_.get() : hh.get()};
     enough_memory = weights.weight_ih && weights.weight_hh;
     if (!enough_memory) return nullptr;
-    return bnlstm::forward(node, *op_.kernel, weights, out, threads, enough_memory);
+    return bnlstm::forward(node, *op_.kernel, arithmetic(), weights, out, threads, enough_memory);
   }
 
-  bool keep(Input input, Array<float> &packed) const {
+  bool keep(Input input, Array<char> &packed) const {
     const Tensor &weight = constants_.in[input];
     // `compute` tells what is wrong. An array without elements may have any number of rows.
     if (!weight.given || weight.rank != 2 || weight.sizes[0] % 4 || !weight.sizes[1]) return true;
@@ -102,17 +92,27 @@ class Instance {
     return static_cast<bool>(packed);
   }
 
-  Array<float> pack(const Tensor &weight) const {
-    int64_t H = weight.sizes[0] / 4, inputs = weight.sizes[1];
-    Array<float> packed(4 * op_.kernel->padded(H) * inputs), floats;
-    const float *values = weight.as<float>();
-    if (op_.weights != ort::FLOAT) {
+  // What computes with the weights as they are stored. float16 is widened first: few CPUs multiply it,
+  // or widen it as fast as they read.
+  const Arithmetic &arithmetic() const {
+    return op_.weights == ort::INT8       ? op_.kernel->int8
+           : op_.weights == ort::BFLOAT16 ? op_.kernel->bfloat16
+                                          : op_.kernel->floats;
+  }
+
+  Array<char> pack(const Tensor &weight) const {
+    const int64_t H = weight.sizes[0] / 4, inputs = weight.sizes[1];
+    const int64_t bytes = op_.weights == ort::INT8 ? 1 : op_.weights == ort::BFLOAT16 ? 2 : 4;
+    Array<char> packed(4 * op_.kernel->padded(H) * inputs * bytes);
+    const void *values = weight.data;
+    Array<float> floats;
+    if (op_.weights == ort::FLOAT16) {
       floats = Array<float>(4 * H * inputs);
-      if (!floats) return floats;
-      widen(weight.data, op_.weights, 4 * H * inputs, floats.get());
+      if (!floats) return Array<char>();
+      for (int64_t i = 0; i < 4 * H * inputs; i++) floats.get()[i] = widen(weight.as<uint16_t>()[i]);
       values = floats.get();
     }
-    if (packed) op_.kernel->pack(values, H, inputs, packed.get());
+    if (packed) arithmetic().pack(values, H, inputs, packed.get());
     return packed;
   }
 
@@ -130,7 +130,7 @@ class Instance {
   const Io io_;
   Node constants_;
   bool rows_are_right_ = false;
-  Array<float> weight_ih_, weight_hh_;  // packed; null where they are not constant
+  Array<char> weight_ih_, weight_hh_;  // packed; null where they are not constant
 };
 
 ort::Status *create(const ort::CustomOp *op, const void *functions, const ort::KernelInfo *info,

@@ -60,7 +60,8 @@ class Report:
     """How many times the training model's own error the graph's may be."""
     seed: int
     merge_error: float = 0.0
-    """How far merging rows moves an output at most, in float64; 0 for a file without tolerance."""
+    """How far what the file changes on purpose, merged rows and weights stored in fewer bits, moves
+    an output at most, in float64."""
     curves: tuple[Curve, ...] = ()
     scales: tuple[Scales, ...] = ()
     structure: tuple[Finding, ...] = ()
