@@ -55,6 +55,8 @@ def _why_not_on_cuda(metadata: Metadata) -> str:
     dtypes = NATIVE["cuda"]
     if metadata.dtype not in dtypes:
         return f"the native kernel for CUDA is for {', '.join(dtypes)}, not {metadata.dtype}"
+    if metadata.weights:
+        return f"the native kernel for CUDA takes no weights in {metadata.weights}"
     if metadata.target != "cuda":
         return f"the file was exported for {metadata.target}; convert it with --target cuda"
     return "" if available() else "this installation has no native kernel"

@@ -163,8 +163,10 @@ def _lstm_obstacle(direction: FoldedDirection, request: Request) -> str | None:
     """Why the direction is not an LSTM operator, or None if it is."""
     if direction.normalizes_cell:
         return "the cell is normalized"
-    if (direction.hidden_scale != 1).any():  # a constant one was absorbed into the weights
+    if (direction.hidden_scale != direction.hidden_scale[0]).any():
         return "the hidden path's scale changes over time"
+    if (direction.hidden_scale != 1).any():  # else it was absorbed into the weights
+        return "the rows of the recurrent weights have scales of their own"
     if request.dtype in REDUCED:
         return f"the LSTM operator would keep the cell in {request.dtype}"
     if direction.bias.dtype != np.float32:

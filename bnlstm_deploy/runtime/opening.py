@@ -131,6 +131,8 @@ def _why_not_native(session: ort.InferenceSession, error: RuntimeSessionError, k
         known = " and ".join(filter(None, [", ".join(dtypes[:-1]), dtypes[-1]]))
         where = " for CUDA" if kind == "cuda" else ""
         return f"the native kernel{where} is for {known}, not {metadata.dtype}"
+    if kind == "cuda" and metadata.weights:
+        return f"the native kernel for CUDA takes no weights in {metadata.weights}"
     return f"ONNX Runtime refuses the file with the native kernel: {error}"
 
 

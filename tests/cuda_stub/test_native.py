@@ -379,6 +379,13 @@ def test_an_input_that_became_a_constant_is_no_wrong_number(tmp_path, caplog):
     assert "export the file with target='cuda'" in caplog.text
 
 
+def test_weights_in_fewer_bits_run_the_function_body(tmp_path):
+    path = tmp_path / "model.onnx"
+    export(randomize(BNLSTM(3, 12, max_length=4)), path, target="cuda", weights="int8")
+    native = Session(path, providers=("cuda", "cpu")).native
+    assert str(native) == "function body: the native kernel for CUDA takes no weights in int8"
+
+
 def test_float64_runs_the_function_body(tmp_path, caplog):
     path = tmp_path / "model.onnx"
     export(randomize(BNLSTM(3, 12, max_length=4)), path, dtype=torch.float64)

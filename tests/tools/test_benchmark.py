@@ -34,7 +34,17 @@ def test_writes_the_figures_of_every_peer(tmp_path):
     assert result.exit_code == 0, result.output
     report = json.loads(path.read_text())
     assert set(report["environment"]) == {
-        *("python", "torch", "onnxruntime", "numpy", "machine", "cores", "cpu", "instruction_set")
+        *(
+            "python",
+            "torch",
+            "onnxruntime",
+            "numpy",
+            "machine",
+            "cores",
+            "cpu",
+            "gpu",
+            "instruction_set",
+        )
     }
     assert [case["size"] for case in report["cases"]] == [{"N": 2, "T": 5, "D": 3, "H": 4}]
     for case in report["cases"]:

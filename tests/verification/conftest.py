@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bnlstm_deploy.exporting import export
+from bnlstm_deploy.exporting.export import approximation_of
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.verification.measuring.references import References
 from tests.models import randomize
@@ -37,7 +38,7 @@ def _known_references():
     def remembered(references, trials):
         key = _digest(
             *_of_model(references.truth.lifted),
-            *(references.metadata.dtype, references.metadata.merge_tolerance),
+            *(references.metadata.dtype, *approximation_of(references.metadata)),
             *(references.truth.inputs, references.truth.outputs, references.truth.state_outputs),
             *(references._seed, references._signature),
             *(part for trial, jitters in trials for part in (trial.case, trial.lengths, jitters)),

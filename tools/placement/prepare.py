@@ -49,6 +49,8 @@ def prepare(model: ModelProto | Path, table: Table, *, native: bool = False) -> 
 
 def _is_native(model: ModelProto) -> bool:
     """Whether the weights are of a dtype that the native kernel for CUDA takes."""
+    if any(entry.key == "bnlstm.weights" for entry in model.metadata_props):
+        return False
     types = {entry.name: entry.data_type for entry in model.graph.initializer}
     nodes = [node for node in model.graph.node if (node.domain, node.op_type) == OPERATOR]
     known = {ELEMENT_TYPES[dtype] for dtype in NATIVE["cuda"]}
