@@ -193,8 +193,8 @@ def _check_weights(weights: str | None, dtype: torch.dtype) -> str | None:
         )
     if weights is not None and dtype != torch.float32:
         raise ExportError(
-            f"weights is {weights!r} and dtype {dtype}: weights are stored so in graphs of "
-            "float32; leave one of them out"
+            f"weights is {weights!r} and dtype {str(dtype).removeprefix('torch.')}: weights are "
+            "stored so in graphs of float32; leave one of them out"
         )
     return weights
 
