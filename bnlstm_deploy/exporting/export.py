@@ -31,7 +31,7 @@ from bnlstm_deploy.exporting.values import (
     state_input,
     with_fixed_time,
 )
-from bnlstm_deploy.folding import EXACT, Approximation
+from bnlstm_deploy.folding.approximate import EXACT, Approximation
 from bnlstm_deploy.metadata import Metadata, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.seal import serialize

@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting import op
 from bnlstm_deploy.exporting.choose import CUDA, Choice, Request, choose
-from bnlstm_deploy.folding import (
-    EXACT,
-    Approximation,
-    FoldedDirection,
-    FoldedLSTM,
-    fold,
-    merge,
-)
-from bnlstm_deploy.folding.approximate import round_floats
+from bnlstm_deploy.folding import FoldedDirection, FoldedLSTM, fold, merge
+from bnlstm_deploy.folding.approximate import EXACT, Approximation, round_floats
 from bnlstm_deploy.nn import BNLSTM, State
 from bnlstm_deploy.nn.arguments import check_step
 

@@ -11,7 +11,7 @@ from bnlstm_deploy.dtypes import STORED
 from bnlstm_deploy.errors import ExportError, RuntimeSessionError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.exporting.export import fold_layers
-from bnlstm_deploy.folding import Approximation
+from bnlstm_deploy.folding.approximate import Approximation
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session
 from tests.models import randomize

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bnlstm_deploy.errors import FoldError
-from bnlstm_deploy.folding import EXACT, Approximation, fold
-from bnlstm_deploy.folding.approximate import quantize, round_floats
+from bnlstm_deploy.folding import fold
+from bnlstm_deploy.folding.approximate import EXACT, Approximation, quantize, round_floats
 from bnlstm_deploy.nn import BNLSTM
 from tests.models import randomize
 

@@ -13,7 +13,7 @@ from torch import nn
 from bnlstm_deploy.dtypes import EPS, REDUCED
 from bnlstm_deploy.exporting.export import approximation_of, fold_layers
 from bnlstm_deploy.exporting.lifted import recurrent_modules
-from bnlstm_deploy.folding import EXACT
+from bnlstm_deploy.folding.approximate import EXACT
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.judging.comparison import distance
