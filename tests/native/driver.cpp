@@ -26,7 +26,7 @@ struct SessionOptions {
   CustomOpDomain *domain;
 };
 struct CustomOpDomain {
-  const CustomOp *ops[2];
+  const CustomOp *ops[5];
   int count;
 };
 struct TensorTypeAndShapeInfo {
