@@ -210,6 +210,32 @@ class Binding:
                     name: buffer.read(shapes.get(name)) for name, buffer in self._outputs.items()
                 }
 
+    def run_from(
+        self,
+        state: Mapping[str, Array],
+        feeds: Mapping[str, Array],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> dict[str, Array]:
+        """Run the graph once from a given state, on as many streams and timesteps or fewer.
+
+        Args:
+            state: All state inputs by name, unchecked; none for the initial state at step 0.
+            feeds: As for `run`.
+            shapes: The part of each output that is wanted.
+
+        Returns:
+            Copies of the model's own outputs and of the state after the run, by output name.
+
+        Raises:
+            RuntimeSessionError: ONNX Runtime fails on the graph.
+        """
+        with self.lock:
+            if state:
+                self.start(state)
+            else:
+                self.reset()
+            return self.run(feeds, shapes) | self.read_state(shapes)
+
     def read_state(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Array]:
         """Return copies of the state after the last run, or of the part of them, by output name."""
         with self.lock, using(self._session.device):

@@ -175,14 +175,9 @@ class Buckets:
                 f"a state is given as {sorted(state)}; pass that of all BNLSTM, to a graph that "
                 "can continue the streams of all"
             )
-        outputs = {v.name: v.sized(sizes) for v in (self._signature or session.signature).outputs}
-        states = {v.name: v.sized(sizes) for v in session.state_outputs}
-        with binding.lock:
-            if state:
-                binding.start(state)
-            else:
-                binding.reset()
-            results = binding.run(given, outputs) | binding.read_state(states)
+        outputs = (self._signature or session.signature).outputs
+        shapes = {v.name: v.sized(sizes) for v in (*outputs, *session.state_outputs)}
+        results = binding.run_from(state, given, shapes)
         return session.signature.output(results), session.signature.state(results)
 
     def _binding(self, bucket: Bucket) -> Binding:

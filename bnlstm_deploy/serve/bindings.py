@@ -59,14 +59,8 @@ class Bindings:
             if name in feeds:
                 own[name] = np.full(binding.batch, time)
                 own[name][:batch] = feeds[name]
-        outputs = {value.name: value.sized(sizes) for value in session.outputs}
-        states = {value.name: value.sized(sizes) for value in session.state_outputs}
-        with binding.lock:
-            if state:
-                binding.start(state)
-            else:
-                binding.reset()
-            return binding.run(own, outputs) | binding.read_state(states)
+        results = (*session.outputs, *session.state_outputs)
+        return binding.run_from(state, own, {v.name: v.sized(sizes) for v in results})
 
     def _binding(self, batch: int, time: int) -> Binding:
         size = batch, time
