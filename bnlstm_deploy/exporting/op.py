@@ -137,7 +137,7 @@ def _size(sequence: Tensor, axis: int) -> Tensor:
 def _last_below(size: Tensor) -> Tensor:
     """Emit `size - 1` for a size (1,) of the CPU, as what a GPU itself wrote."""
     zero, one = torch.tensor(0), torch.tensor(1)
-    range_ = _emit("Range", (zero, size.squeeze(0), one), (2,))
+    range_ = _emit("Range", (zero, _emit("Gather", (size, zero), ()), one), (2,))
     return _emit("Slice", (range_, torch.tensor([-1]), torch.tensor([2**62])), (1,))
 
 

@@ -91,7 +91,7 @@ CONSTANTS = """
 
 DYNAMIC_TIME = """
       shape_T = Shape <start = 0, end = 1> (X)
-      T = Squeeze (shape_T)
+      T = Gather (shape_T, zero)
 """
 
 INPUT_WEIGHT = "W = Transpose <perm = [1, 0]> (weight_ih)"
@@ -212,8 +212,8 @@ STARTED = """
 # Indices of timestep length - 1 of each stream, into (T, N, .).
 LAST_VALID = f"""
       {STARTED}
-      N = Squeeze (shape_N)
-      n_1d = Range (zero, N, one)
+      one_each = Expand (one, shape_N)
+      n_1d = CumSum <exclusive = 1> (one_each, zero)
       n = Unsqueeze (n_1d, last_axis)
       end = Sub (ends, one)
       end_2d = Unsqueeze (end, last_axis)
