@@ -102,6 +102,17 @@ class Metadata:
         """S, the timesteps with statistics of their own, of the layers with the most."""
         return max(layers.steps for layers in self.layers)
 
+    @property
+    def changes(self) -> str:
+        """What the file changes of the model on purpose, in words; empty if nothing."""
+        changes = []
+        if self.merge_tolerance > 0:
+            changes.append(f"merging rows of statistics ({self.merge_tolerance:g} at most)")
+        if self.weights:
+            changes.append(f"storing weights in {self.weights}")
+        words = " and ".join(changes)
+        return words[:1].upper() + words[1:]
+
     def to_properties(self) -> dict[str, str]:
         """Return the ONNX metadata properties; every value is a string."""
         content = asdict(self) | {"steps": self.steps}

@@ -11,7 +11,7 @@ from rich.progress import Progress
 from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import load
-from bnlstm_deploy.cli.options import Force, OptionalCheckpoint, OwnModel, Reading
+from bnlstm_deploy.cli.options import Budget, Force, OptionalCheckpoint, OwnModel, Reading
 from bnlstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def convert(
         float,
         typer.Option(
             help="Merge timesteps whose folded values differ by no more. Changes the outputs; by "
-            "how much is measured and printed.",
+            "how much is measured and printed, and bounded by --budget.",
             min=0,
         ),
     ] = 0.0,
@@ -112,7 +112,7 @@ def convert(
         Weights | None,
         typer.Option(
             help="Store weights so, rounded to the nearest; all else stays float32. Changes the "
-            "outputs; by how much is measured and printed.",
+            "outputs; by how much is measured and printed, and bounded by --budget.",
             show_default="as --dtype",
         ),
     ] = None,
@@ -127,6 +127,7 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check the graph before it is kept.")
     ] = True,
+    budget: Budget = None,
     force: Force = False,
 ) -> None:
     """Fold a checkpoint and export it to ONNX.
@@ -145,6 +146,8 @@ def convert(
     from bnlstm_deploy.exporting.export import DTYPES
     from bnlstm_deploy.verification import record
 
+    if budget is not None and not verify:
+        raise InputError("--budget is what the check is held to; pass it without --no-verify")
     console = make_console()
     dtypes = {str(known).removeprefix("torch."): known for known in DTYPES}
     files = _files(output, length or [])
@@ -173,7 +176,7 @@ def convert(
                 )
             if verify:
                 # the search is for `verify`, which one runs when there is time
-                report = run_check(console, loaded, temporary, search_seconds=0)
+                report = run_check(console, loaded, temporary, search_seconds=0, budget=budget)
                 show(console, report)
                 if not report.passed:
                     raise typer.Exit(1)

@@ -201,6 +201,16 @@ class ServerLimits:
     max_body: Annotated[int, _limit("Bytes of a request.", 1)] = 67_108_864
 
 
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        help="How far merged rows and weights in fewer bits may move an output of the model: on "
+        "--data, or on random inputs without any.",
+        min=0,
+        show_default="any distance",
+    ),
+]
+
 JsonReport = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here.")
 ]

@@ -14,6 +14,7 @@ from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import Loaded, load
 from bnlstm_deploy.cli.options import (
+    Budget,
     JsonReport,
     Native,
     OptionalCheckpoint,
@@ -52,6 +53,7 @@ def verify(
     ratio: Annotated[
         float, typer.Option(help="Times the training model's own float32 error allowed.")
     ] = 4.0,
+    budget: Budget = None,
     seed: Annotated[int, typer.Option(help="Of the random inputs.", min=0)] = 0,
     native: Native = True,
     json_report: JsonReport = None,
@@ -78,7 +80,8 @@ def verify(
         Path | None,
         typer.Option(
             metavar="REPORT.json",
-            help="Judge what an earlier --json measured by --ratio, without running anything.",
+            help="Judge what an earlier --json measured by --ratio and --budget, without running "
+            "anything.",
         ),
     ] = None,
     record: Annotated[
@@ -103,7 +106,7 @@ def verify(
     if html is not None:  # if an extra is missing, say so before the work and not after
         from bnlstm_deploy.verification.reporting.html import write_html
     if recheck is not None:
-        report = _read_report(recheck).judged(ratio)
+        report = _read_report(recheck).judged(ratio, budget)
     else:
         if model is None:
             raise InputError("MODEL.onnx is missing; pass CHECKPOINT and MODEL.onnx, or --recheck")
@@ -122,6 +125,7 @@ def verify(
             data=data or (),
             search_seconds=search_seconds,
             ratio_limit=ratio,
+            budget=budget,
             seed=seed,
             bundle=bundle,
             endpoint=endpoint,
@@ -170,17 +174,11 @@ def show(console: Console, report: "Report") -> None:
         verdict = Text("passed", "green") if stage.passed else Text("failed", "bold red")
         stages.add_row(stage.name, verdict, stage.detail)
     console.print(stages)
-    changes = []
-    if report.metadata.merge_tolerance > 0:
-        changes.append(f"Merging rows of statistics ({report.metadata.merge_tolerance:g} at most)")
-    if report.metadata.weights:
-        changes.append(f"storing weights in {report.metadata.weights}")
-    if changes:
-        words = " and ".join(changes)
+    if report.metadata.changes:
         console.print(
-            f"{words[0].upper()}{words[1:]} changes outputs by up to {report.merge_error:.1e}, "
-            "measured in float64 on these cases. The graph is judged against the model that is so "
-            "changed.",
+            f"{report.metadata.changes} moves outputs on purpose: by up to "
+            f"{report.merge_error:.1e}, extreme inputs among them. The graph is judged against the "
+            "model that is so changed.",
             style="yellow",
         )
     if report.no_native:

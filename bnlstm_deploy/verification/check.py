@@ -61,6 +61,7 @@ def verify(
     providers: Sequence[Provider] = ("cpu",),
     native: bool = True,
     ratio_limit: float = 4.0,
+    budget: float | None = None,
     search_seconds: float = 3.0,
     seed: int = 0,
     isolated: bool = True,
@@ -78,6 +79,7 @@ def verify(
         conditions   streams that must not matter to others, padding, extreme inputs
         worst case   the inputs on which a search finds the largest errors
         data         the user's own inputs, if any are given
+        cost         what the file changes on purpose, if it does
 
     On the CPU the file is checked with its own function body and with the native kernel for each
     instruction set of this machine, or for the one that BNLSTM_DEPLOY_NATIVE names (`0`: for none).
@@ -89,8 +91,8 @@ def verify(
     the same truth, on the same inputs (`Report.budget` says it exactly).
 
     Where the file's rows were merged with a tolerance, or its weights are stored in fewer bits, the
-    outputs differ on purpose. How much is measured, in float64, as `Report.merge_error`, and the
-    graph is held to the fold that is so changed. A graph
+    outputs differ on purpose. How much is measured, in float64, as `Report.costs`, and on extreme
+    inputs, too, as `Report.merge_error`; the graph is held to the fold that is so changed. A graph
     for one number of timesteps is checked on sequences of that many. A bfloat16 graph, for which a
     CPU has no kernels, is emulated on it (`measuring.emulate`). If the check fails, its clearest
     failure is looked into: see `verification.diagnosis`.
@@ -104,6 +106,8 @@ def verify(
         providers: Execution providers; the graph is checked on each.
         native: Whether the native kernel is checked, too, and not the function body alone.
         ratio_limit: How many times the training model's own error is allowed.
+        budget: How far what the file changes on purpose may move an output of the model: on `data`,
+            or on random inputs if there are none; any distance by default.
         search_seconds: For how long to search for the worst inputs; 0 for no search.
         seed: Of the random inputs, states, lengths, steps and chunks.
         isolated: Whether each graph runs in a process of its own, so that its crash is a result.
@@ -193,6 +197,8 @@ def verify(
             ratio_limit=ratio_limit,
             seed=seed,
             merge_error=checker.merge_error,
+            costs=tuple(checker.costs.values()),
+            cost_limit=budget,
             curves=tuple(checker.curves.values()),
             scales=tuple(_scales(model)),
             structure=(

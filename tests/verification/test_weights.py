@@ -1,13 +1,18 @@
 """The checker holds a file with stored weights to those weights, as exactly as any other."""
 
+import copy
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from bnlstm_deploy.exporting import export
-from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.verification import verify
+from bnlstm_deploy.exporting.export import fold_layers
+from bnlstm_deploy.folding.approximate import Approximation
+from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.verification import Report, verify
 from tests.models import randomize
 
 
@@ -16,8 +21,8 @@ def model():
     return randomize(BNLSTM(3, 8, 2, max_length=4))
 
 
-def check(model, path):
-    return verify(model, path, search_seconds=0, isolated=False)
+def check(model, path, **options):
+    return verify(model, path, search_seconds=0, isolated=False, **options)
 
 
 @pytest.mark.parametrize("weights", ["int8", "float16", "bfloat16"])
@@ -28,6 +33,50 @@ def test_what_is_stored_is_right_and_what_it_costs_is_said(model, weights, tmp_p
     assert not report.no_native
     assert report.merge_error > 1e-5
     assert report.metadata.weights == weights
+
+
+def test_what_it_costs_is_measured_against_numpy_and_held_to_a_budget(tmp_path):
+    model = BNLSTMModel(randomize(BNLSTM(3, 8, batch_first=True, max_length=4)), 5)
+    export(model, tmp_path / "m.onnx", weights="int8")
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((6, 4, 3)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x, y=np.arange(6) % 5)
+    data = [tmp_path / "x.npz"]
+    report = check(model, tmp_path / "m.onnx", data=data)
+    (found,) = report.judged_costs
+    with torch.no_grad():
+        truth = copy.deepcopy(model).double()(torch.from_numpy(x).double())[0].numpy()
+        changed = fold_layers(model, torch.float64, Approximation(weights="int8"))
+        moved = np.abs(changed(torch.from_numpy(x).double())[0].numpy() - truth)
+    assert found.largest == pytest.approx((moved.max(),), rel=1e-6)
+    assert found.mean == pytest.approx((moved.mean(),), rel=1e-6)
+    (stage,) = (s for s in report.stages if s.name == "cost")
+    assert stage.passed
+    assert "on your data" in stage.detail
+    assert "of 6 answers agree, accuracy" in stage.detail
+    largest = float(moved.max())
+    for limit, passed in ((1.01 * largest, True), (0.99 * largest, False)):
+        assert check(model, tmp_path / "m.onnx", data=data, budget=limit).passed == passed
+        assert report.judged(4.0, limit).passed == passed
+        again = Report.from_dict(report.judged(4.0, limit).to_dict())
+        assert (again.costs, again.passed) == (report.costs, passed)
+
+
+def test_random_inputs_cost_what_the_largest_case_does(model, tmp_path):
+    export(model, tmp_path / "m.onnx", weights="bfloat16")
+    report = check(model, tmp_path / "m.onnx", budget=0.0)
+    assert not report.passed
+    assert [stage.name for stage in report.stages if not stage.passed] == ["cost"]
+    assert {c.value for c in report.costs} == {"output"}
+    assert {len(c.largest) for c in report.costs} == {c.time for c in report.precision}
+    assert 0 < max(max(c.largest) for c in report.costs) <= report.merge_error
+
+
+def test_a_file_that_changes_nothing_has_no_costs(model, tmp_path):
+    export(model, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx", budget=0.0)
+    assert report.passed
+    assert not report.costs
 
 
 def test_one_element_that_is_off_by_one_is_found(model, tmp_path):

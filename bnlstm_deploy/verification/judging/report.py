@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from bnlstm_deploy.codec import to_plain
 from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.verification.judging.comparison import Comparison, Curve, Scales, Stage, largest
+from bnlstm_deploy.verification.judging.cost import Cost
 from bnlstm_deploy.verification.judging.structure import Finding
 from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY
 from bnlstm_deploy.verification.measuring.data import Agreement
@@ -62,6 +64,10 @@ class Report:
     merge_error: float = 0.0
     """How far what the file changes on purpose, merged rows and weights stored in fewer bits, moves
     an output at most, in float64."""
+    costs: tuple[Cost, ...] = ()
+    """The same of the model's own outputs at each timestep, on inputs that are not extreme."""
+    cost_limit: float | None = None
+    """How far that may move an output at most; None for any distance."""
     curves: tuple[Curve, ...] = ()
     scales: tuple[Scales, ...] = ()
     structure: tuple[Finding, ...] = ()
@@ -164,7 +170,33 @@ class Report:
                     where = dict.fromkeys(str(c.backend) for c in failures)
                     text += f" on {', '.join(where)}" * (len(backends) > 1)
                 results.append(StageResult(name, not failures, text))
+        if self.costs:
+            results.append(self._cost_stage())
         return tuple(results)
+
+    @property
+    def judged_costs(self) -> tuple[Cost, ...]:
+        """The costs that count: those of the user's data, or of random inputs without any."""
+        of_data = tuple(c for c in self.costs if c.inputs == "data")
+        return of_data or self.costs
+
+    def _cost_stage(self) -> StageResult:
+        found = self.judged_costs
+        worst = max(found, key=lambda c: max(c.largest, default=0))
+        error = max(worst.largest, default=0.0)
+        count = sum(c.count * len(c.mean) for c in found)
+        mean = sum(c.count * sum(c.mean) for c in found) / max(count, 1)
+        text = f"{self.metadata.changes} moves outputs by {error:.1e}, {mean:.1e} on average"
+        if worst.inputs == "data":
+            text += ", on your data"
+        if len(worst.largest) > 1:
+            text += f"; most at T = {worst.time}, timestep {int(np.argmax(worst.largest))}"
+        if self.agreement is not None:
+            text += f"; {self.agreement}"
+        if self.cost_limit is None:
+            return StageResult("cost", True, text)
+        allowed = f"; {self.cost_limit:.1e} is allowed"
+        return StageResult("cost", error <= self.cost_limit, text + allowed)
 
     @property
     def agreement(self) -> Agreement | None:
@@ -238,9 +270,9 @@ class Report:
         over = (step for step, error in enumerate(curve.unexplained) if not error <= budget)
         return next(over, None)
 
-    def judged(self, ratio_limit: float) -> "Report":
-        """Return the same measurements, judged with another ratio."""
-        return replace(self, ratio_limit=ratio_limit)
+    def judged(self, ratio_limit: float, cost_limit: float | None = None) -> "Report":
+        """Return the same measurements, judged with another ratio and limit of costs."""
+        return replace(self, ratio_limit=ratio_limit, cost_limit=cost_limit)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can hold; `from_dict` is the inverse."""

@@ -19,10 +19,11 @@ from bnlstm_deploy.verification.judging.comparison import (
     curve,
     distance,
 )
+from bnlstm_deploy.verification.judging.cost import Cost, cost
 from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.references import References
+from bnlstm_deploy.verification.measuring.references import Reference, References
 from bnlstm_deploy.verification.measuring.trial import Run, Trial
 
 Select = Callable[[str, Array], Array]
@@ -68,7 +69,8 @@ class Checker:
         comparisons: Of everything measured.
         curves: Over the timesteps of precision cases, by backend, T and output.
         crashes: Why a graph ended its process, by backend.
-        merge_error: How far merging rows moved an output at most.
+        merge_error: How far what the file changes on purpose moved an output at most.
+        costs: The same of the model's own outputs, on inputs that are not extreme, by `Cost.kind`.
         misdeclared: Outputs whose shape is not what the file declares, and how, by name.
         suspects: For each backend the trial whose error is furthest beyond the rounding of its own
             case; the places to look if the check fails.
@@ -84,6 +86,7 @@ class Checker:
         self.curves: dict[tuple[Backend, int, str], Curve] = {}
         self.crashes: dict[Backend, str] = {}
         self.merge_error = 0.0
+        self.costs: dict[tuple[str, int, str], Cost] = {}
         self.misdeclared: dict[str, str] = {}
         self.suspects: dict[Backend, Suspect] = {}
 
@@ -118,6 +121,8 @@ class Checker:
         if known.target is not known.expected:
             moved = [distance(known.target[v], truth) for v, truth in known.expected.items()]
             self.merge_error = max(self.merge_error, *moved)
+            if stage in ("precision", "data") and not case.chunks and run_with is None:
+                self._add_costs(inputs, case.time, known)
         facts: dict[str, Any] = {"inputs": inputs}
         if stage == "precision" and not case.chunks and run_with is None:
             for value, truth in known.expected.items():
@@ -199,12 +204,23 @@ class Checker:
         """Order cases: the smallest is best in which all rows of statistics come into play."""
         return case.time < 2 * self.graph.metadata.steps, case.time, -case.batch
 
-    def _add_curve(self, backend: Backend, time: int, value: str, runs: Runs) -> None:
+    def _add_costs(self, inputs: str, time: int, known: Reference) -> None:
+        for output in self.graph.outputs:
+            target, truth = known.target[output.name], known.expected[output.name]
+            axis = self._time_axis(output.name, time)
+            found = cost(inputs, time, output.name, target, truth, axis)
+            earlier = self.costs.get(found.kind)
+            self.costs[found.kind] = found if earlier is None else earlier + found
+
+    def _time_axis(self, value: str, time: int) -> int | None:
         shape = next((v.shape for v in self.graph.outputs if v.name == value), ())
+        if TIME in shape:
+            return shape.index(TIME)
         length = self.graph.metadata.length
-        axis = shape.index(TIME) if TIME in shape else None
-        if axis is None and length is not None and time == length and length in shape:
-            axis = shape.index(length)
+        return shape.index(length) if time == length and length in shape else None
+
+    def _add_curve(self, backend: Backend, time: int, value: str, runs: Runs) -> None:
+        axis = self._time_axis(value, time)
         if axis is None or runs.checked.shape != runs.truth.shape:
             return
         found = curve(time, value, runs, axis, **backend._asdict())

@@ -67,6 +67,7 @@ def _page(report: Report) -> str:
         chaotic=sorted({c.time for c in report.precision if report.chaotic(c)}),
         outputs=list(_outputs(report)),
         charts=list(_charts(report)),
+        costs=list(_costs(report)),
         rows=shown,
         hidden=len(rows) - len(shown),
         scales=plots.plot_scales(scales) if scales else None,
@@ -130,6 +131,18 @@ def _charts(report: Report) -> Iterator[tuple[plots.Panel, plots.Plot, plots.Plo
             panels.append(plots.Panel(alike, budget, over, report.metadata.dtype))
         *others, longest = panels
         yield longest, plots.plot_errors(longest), plots.plot_lengths(others) if others else None
+
+
+def _costs(report: Report) -> Iterator[tuple[str, plots.Plot]]:
+    """Yield each output with costs over timesteps, and the plot of its longest T of each inputs."""
+    found = [cost for cost in report.costs if len(cost.largest) > 1]
+    for value in dict.fromkeys(cost.value for cost in found):
+        longest = {
+            cost.inputs: cost
+            for cost in sorted(found, key=lambda cost: cost.time)
+            if cost.value == value
+        }
+        yield value, plots.plot_costs(list(longest.values()), report.cost_limit)
 
 
 def _columns(rows: object) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bnlstm_deploy.extras import require
 from bnlstm_deploy.verification.judging.comparison import Curve, Scales
+from bnlstm_deploy.verification.judging.cost import Cost
 from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.search import WorstInput
 from bnlstm_deploy.verification.reporting.svg import (
@@ -106,6 +107,28 @@ def plot_lengths(panels: Sequence[Panel]) -> Plot:
         for axis in axes[len(panels) :]:
             axis.remove()
         return Plot(render(figure), _bin_size(max(p.time for p in panels), SMALL_POINTS))
+
+
+def plot_costs(costs: Sequence[Cost], limit: float | None) -> Plot:
+    """Draw what changes on purpose cost an output over timesteps, on each kind of inputs."""
+    with page_style(f"costs {costs[0].value}"):
+        figure = Figure(figsize=(WIDTH, 2.8))
+        axis = figure.subplots()
+        for found, color in zip(costs, SERIES, strict=False):
+            of = f"{found.inputs} inputs" if found.inputs != "data" else "your data"
+            _line(axis, found.largest, POINTS, label=f"{of}: largest", color=color, linewidth=1.5)
+            _line(axis, found.mean, POINTS, label=f"{of}: mean", color=color, linewidth=0.8)
+        drawn = [part for found in costs for part in (found.largest, found.mean)]
+        if limit:
+            axis.axhline(limit, color=BAD, linewidth=1.1, linestyle=(0, (6, 3)), label="allowed")
+            drawn.append((limit,))
+        _log_axis(axis, drawn)
+        axis.set_ylabel("absolute error")
+        axis.set_xlabel("timestep")
+        time = max(found.time for found in costs)
+        _time_axis(axis, time)
+        figure.legend(loc="outside upper left", ncols=4)
+        return Plot(render(figure), _bin_size(time, POINTS))
 
 
 def plot_scales(scales: Sequence[Scales]) -> Plot:

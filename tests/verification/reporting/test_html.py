@@ -16,6 +16,7 @@ from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime.kernel import instruction_sets
 from bnlstm_deploy.verification import Comparison, Curve, Report, verify
 from bnlstm_deploy.verification.judging.comparison import Scales
+from bnlstm_deploy.verification.judging.cost import Cost
 from bnlstm_deploy.verification.judging.structure import Finding
 from bnlstm_deploy.verification.measuring.data import Agreement
 from bnlstm_deploy.verification.measuring.search import WorstInput
@@ -91,6 +92,13 @@ def failed(measured):
         worst=WorstInput("output", NAN, 1e-7, 3, "input", ((1.0, NAN, -1.0, 2.0, 0.5),) * 900),
         metadata=replace(measured.metadata, merge_tolerance=1e-3),
         merge_error=2e-4,
+        costs=(
+            Cost("normal", 3, "output", (1e-4, 0.0, 2e-4), (1e-5, 0.0, 2e-5), 12),
+            Cost("normal", 5, "output", (1e-4,) * 5, (1e-5,) * 5, 12),
+            Cost("data", 2, "output", (1e-3, 0.0), (1e-5, 0.0), 12),
+            Cost("normal", 3, "classes", (1e-4,), (1e-5,), 12),
+        ),
+        cost_limit=5e-4,
         environment={"file": "<script>alert(1)</script>.onnx", "date": "today"},
         diagnosis={
             "summary": "in short",
@@ -151,7 +159,7 @@ def test_a_report_of_a_failure(failed, tmp_path):
     text, parsed = page(failed, tmp_path)
     assert not failed.passed
     assert "<title>FAILED: &lt;script&gt;alert(1)&lt;/script&gt;.onnx</title>" in text
-    assert parsed.tags.count("svg") == 6  # two of each output, scales, the worst stream
+    assert parsed.tags.count("svg") == 7  # two of each output, costs, scales, the worst stream
     # what is not a number is worst of all, then what is over budget, then the rest
     table = parsed.text[parsed.text.index("Failures, and the") :]
     assert table.index("nan") < table.index("2.5e-1") < table.index("2.0e-7 1.4e-6")
@@ -159,7 +167,7 @@ def test_a_report_of_a_failure(failed, tmp_path):
     assert parsed.text.count("First over budget at timestep 0: cuda") == 2
     assert "9 of 10 answers agree, accuracy 80.00 % against 90.00 % (-10.00)" in parsed.text
     assert "Crashed: cuda, T=5: the process ended by signal 11" in parsed.text
-    assert "changes outputs by up to 2.0e-4" in parsed.text
+    assert "moves outputs on purpose: by up to 2.0e-4" in parsed.text
     assert "float16 <b>instead</b> of float32" in parsed.text
     for found in (
         "comes from rnn & co, timestep 3: gates[1] is 2 instead of 1",
