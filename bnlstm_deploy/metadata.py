@@ -23,7 +23,16 @@ INLINED = PREFIX + "inlined"
 VERIFIED = PREFIX + "verified."
 """Prefix of the properties that a passed check leaves."""
 
-TEXTS = ("checkpoint_sha256", "form", "folding", "dtype", "reason", "target", "weights")
+TEXTS = (
+    "checkpoint_sha256",
+    "form",
+    "folding",
+    "dtype",
+    "reason",
+    "target",
+    "weights",
+    "activations",
+)
 VALUES = ("layers", "merge_tolerance", "length", "pads", "time_axes", "inlined", "format_version")
 """Fields of `Metadata`: what the properties hold as it is, and as JSON."""
 
@@ -82,6 +91,8 @@ class Metadata:
     """How far values were moved to merge rows; see `bnlstm_deploy.folding.merge`."""
     weights: str | None = None
     """`int8`, `float16` or `bfloat16` if weights are stored so in a graph of float32."""
+    activations: str | None = None
+    """`int8` if h is rounded to it before the hidden product."""
     length: int | None = None
     """T if the graph is for one number of timesteps only."""
     target: str = "cpu"
@@ -110,7 +121,9 @@ class Metadata:
             changes.append(f"merging rows of statistics ({self.merge_tolerance:g} at most)")
         if self.weights:
             changes.append(f"storing weights in {self.weights}")
-        words = " and ".join(changes)
+        if self.activations:
+            changes.append(f"rounding h to {self.activations}")
+        words = " and ".join([", ".join(changes[:-1]), changes[-1]] if changes[1:] else changes)
         return words[:1].upper() + words[1:]
 
     def to_properties(self) -> dict[str, str]:
@@ -154,6 +167,12 @@ class Metadata:
         if weights is not None and weights not in STORED:
             raise RuntimeSessionError(
                 f"the file's bnlstm.weights is {weights!r}, and can be {', '.join(STORED)}; "
+                "export it again"
+            )
+        activations = properties.get("bnlstm.activations")
+        if activations not in (None, "int8"):
+            raise RuntimeSessionError(
+                f"the file's bnlstm.activations is {activations!r}, and can be int8; "
                 "export it again"
             )
         verified = {n.removeprefix(VERIFIED): v for n, v in properties.items() if VERIFIED in n}

@@ -22,7 +22,7 @@ from bnlstm_deploy.version import __version__
 
 DIST = Path("dist")
 
-MAX_BYTES = 250_000
+MAX_BYTES = 320_000
 """The largest library that is allowed, without its kernels for GPUs."""
 
 MAX_WHEEL = 15_000_000

@@ -36,6 +36,12 @@ class Weights(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Activations(StrEnum):
+    """What h is rounded to before the hidden product."""
+
+    int8 = "int8"
+
+
 class Form(StrEnum):
     """Graph forms of the recurrence."""
 
@@ -116,6 +122,14 @@ def convert(
             show_default="as --dtype",
         ),
     ] = None,
+    activations: Annotated[
+        Activations | None,
+        typer.Option(
+            help="With --weights int8: round h before the hidden product, which CPUs with "
+            "instructions for int8 compute faster. Changes the outputs further.",
+            show_default="not",
+        ),
+    ] = None,
     inline: Annotated[
         bool,
         typer.Option(
@@ -172,6 +186,7 @@ def convert(
                     length=time,
                     merge_tolerance=merge_tolerance,
                     weights=None if weights is None else weights.value,
+                    activations=None if activations is None else activations.value,
                     inline=inline,
                 )
             if verify:
@@ -183,7 +198,8 @@ def convert(
                 record(report, temporary)
         console.print(
             f"Wrote {path}: {path.stat().st_size / 1e6:.2f} MB, {metadata.dtype}"
-            f"{f', weights in {metadata.weights}' if metadata.weights else ''}, "
+            f"{f', weights in {metadata.weights}' if metadata.weights else ''}"
+            f"{f', h in {metadata.activations}' if metadata.activations else ''}, "
             f"form {metadata.form}, {metadata.folding}, {metadata.steps} steps of statistics"
         )
         console.print(f"Form {metadata.form}: {metadata.reason}")

@@ -94,6 +94,11 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
     Raises:
         ExportError: The form that is asked for is not exact for this direction.
     """
+    if direction.h_levels and request.folding == MATERIALIZED:
+        raise ExportError(
+            "activations is int8 and folding is materialized: recurrent weights would not be "
+            "integers; leave folding out, or pass factored"
+        )
     obstacle = _lstm_obstacle(direction, request)
     if request.form == lstm.FORM:
         if obstacle:
@@ -125,7 +130,8 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
 def _unrolled(direction: FoldedDirection, request: Request) -> Choice:
     folding = request.folding
     if folding == AUTO:
-        launches = request.on_gpu and (direction.hidden_scale != 1).any()
+        scaled = (direction.hidden_scale != 1).any() and not direction.h_levels
+        launches = request.on_gpu and scaled
         folding = MATERIALIZED if launches else FACTORED
     if request.form == unrolled.FORM:
         return Choice(unrolled.FORM, folding, "The form unrolled was asked for.")
@@ -161,6 +167,8 @@ def summarize(choices: Mapping[str, Choice], request: Request) -> str:
 
 def _lstm_obstacle(direction: FoldedDirection, request: Request) -> str | None:
     """Why the direction is not an LSTM operator, or None if it is."""
+    if direction.h_levels:
+        return "h is rounded before the hidden product"
     if direction.normalizes_cell:
         return "the cell is normalized"
     if (direction.hidden_scale != direction.hidden_scale[0]).any():

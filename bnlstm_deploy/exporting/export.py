@@ -31,7 +31,7 @@ from bnlstm_deploy.exporting.values import (
     state_input,
     with_fixed_time,
 )
-from bnlstm_deploy.folding.approximate import EXACT, Approximation
+from bnlstm_deploy.folding.approximate import EXACT, INT8, Approximation
 from bnlstm_deploy.metadata import Metadata, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.seal import serialize
@@ -59,6 +59,7 @@ def export(
     length: int | None = None,
     merge_tolerance: float = 0.0,
     weights: str | None = None,
+    activations: str | None = None,
     inline: bool = False,
 ) -> Metadata:
     """Fold the BNLSTM layers of a model and write it as one ONNX file.
@@ -107,6 +108,9 @@ def export(
         weights: `int8`, `float16` or `bfloat16`: what weights are stored as, in a graph whose dtype
             is float32. They are rounded to the nearest, in int8 with a scale for each gate, and the
             body computes with them in float32 (docs/precision.md).
+        activations: `int8`: h is rounded to multiples of 1/127 before the hidden product, which is
+            then one of integers, where weights are in int8. CPUs have instructions for that, which
+            the native kernel uses; the numbers are the same wherever it runs.
         inline: Replace the nodes `bnlstm::BNLSTM` by the nodes of their functions, for engines that
             know no functions (docs/engines.md). The native kernel cannot run such a file.
 
@@ -128,7 +132,8 @@ def export(
     dtype_name = str(dtype).removeprefix("torch.")
     request = Request(form, folding, target, length, dtype_name)
     layers = recurrent_layers(model)
-    approximation = Approximation(merge_tolerance, _check_weights(weights, dtype))
+    _check_stored(weights, activations, dtype)
+    approximation = Approximation(merge_tolerance, weights, activations)
     folded = fold_layers(model, dtype, approximation)
     modules = [m for m in recurrent_modules(folded).values() if isinstance(m, FoldedBNLSTM)]
     for entry, module in zip(layers, modules, strict=True):
@@ -171,6 +176,7 @@ def export(
         reason=summarize(choices, request),
         merge_tolerance=merge_tolerance,
         weights=weights,
+        activations=activations,
         length=length,
         target=target,
         pads=of_outputs is not None,
@@ -186,7 +192,7 @@ def export(
     return metadata
 
 
-def _check_weights(weights: str | None, dtype: torch.dtype) -> str | None:
+def _check_stored(weights: str | None, activations: str | None, dtype: torch.dtype) -> None:
     if weights is not None and weights not in STORED:
         raise ExportError(
             f"weights is {weights!r}; pass one of {', '.join(STORED)}, or leave it out"
@@ -196,12 +202,18 @@ def _check_weights(weights: str | None, dtype: torch.dtype) -> str | None:
             f"weights is {weights!r} and dtype {str(dtype).removeprefix('torch.')}: weights are "
             "stored so in graphs of float32; leave one of them out"
         )
-    return weights
+    if activations not in (None, INT8):
+        raise ExportError(f"activations is {activations!r}; pass {INT8}, or leave it out")
+    if activations is not None and weights != INT8:
+        raise ExportError(
+            f"activations is {activations!r} and weights is {weights!r}: integers are multiplied "
+            "with integers; pass weights int8, too"
+        )
 
 
 def approximation_of(metadata: Metadata) -> Approximation:
     """Return what a file changes of the fold on purpose."""
-    return Approximation(metadata.merge_tolerance, metadata.weights)
+    return Approximation(metadata.merge_tolerance, metadata.weights, metadata.activations)
 
 
 def fold_layers(

@@ -159,6 +159,7 @@ class FoldedBNLSTM(nn.Module):
             ends = op.clip_lengths(lengths, x, on_device=self.counts_on_device)
         finals: list[State] = []
         outputs: list[Tensor] = []
+        folds = dict(self.directions())
         for row, suffix in enumerate(self.suffixes):
             reverse, choice = suffix.endswith("_reverse"), self.choices[suffix]
             if len(outputs) == self.num_directions:
@@ -173,6 +174,7 @@ class FoldedBNLSTM(nn.Module):
                     **self._arrays(suffix),
                 ),
                 {op.FORM_PROPERTY: choice.form, op.FOLDING_PROPERTY: choice.folding},
+                folds[suffix].h_levels,
             )
             outputs.append(self._reverse(y, ends) if reverse else y)
             finals.append((y_h, y_c))

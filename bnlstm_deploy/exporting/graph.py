@@ -15,6 +15,7 @@ from bnlstm_deploy.exporting.op import (
     DOMAIN,
     FOLDING_PROPERTY,
     FORM_PROPERTY,
+    H_LEVELS,
     NAME,
     VERSION,
     Inputs,
@@ -122,6 +123,7 @@ def _site(node: ir.Node, opset: int) -> Site:
         time=time if isinstance(time, int) else None,
         dtype=dtype,
         weights=None if stored == dtype else stored,
+        h_levels=node.attributes.get_int(H_LEVELS, 0),
     )
 
 

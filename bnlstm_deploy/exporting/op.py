@@ -52,7 +52,13 @@ class Inputs(NamedTuple):
 OUTPUTS = ("Y", "Y_h", "Y_c")
 
 
-def bnlstm(inputs: Inputs, properties: Mapping[str, str]) -> tuple[Tensor, Tensor, Tensor]:
+H_LEVELS = "h_levels"
+"""The operator's attribute: L > 0 if h is round(L * h) in the hidden product, at most L."""
+
+
+def bnlstm(
+    inputs: Inputs, properties: Mapping[str, str], h_levels: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Emit one BNLSTM node; return Y (T, N, H), Y_h and Y_c (N, H).
 
     X, the weights and Y have one dtype, all else that is not int64 another: the same, or float32.
@@ -60,6 +66,7 @@ def bnlstm(inputs: Inputs, properties: Mapping[str, str]) -> tuple[Tensor, Tenso
     Args:
         inputs: Of the node.
         properties: Its metadata properties.
+        h_levels: Its attribute; 0 for none.
     """
     time, batch = inputs.X.shape[:2]
     hidden = inputs.weight_hh.shape[1]
@@ -67,6 +74,7 @@ def bnlstm(inputs: Inputs, properties: Mapping[str, str]) -> tuple[Tensor, Tenso
     y, y_h, y_c = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{NAME}",
         inputs,
+        {H_LEVELS: h_levels} if h_levels else {},
         dtypes=(dtype, wide, wide),
         shapes=((time, batch, hidden), (batch, hidden), (batch, hidden)),
         version=VERSION,

@@ -1,4 +1,4 @@
-"""What a file changes of a fold on purpose: rows that are merged, weights in fewer bits."""
+"""What a file changes of a fold on purpose: merged rows, weights and activations in fewer bits."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,6 +14,9 @@ INT8, FLOAT16 = "int8", "float16"
 LARGEST = 127
 """Of int8, on either side of 0."""
 
+EXACT_INTEGERS = 2**24
+"""Up to which every integer is a float32."""
+
 
 class Approximation(NamedTuple):
     """How a fold is changed before it is rounded."""
@@ -22,6 +25,8 @@ class Approximation(NamedTuple):
     """How far values may move to merge rows; see `merge`."""
     weights: str | None = None
     """One of `dtypes.STORED`; None for the dtype of all else."""
+    activations: str | None = None
+    """`int8` for h in int8 as an operand of the hidden product, with weights in int8."""
 
     @property
     def exact(self) -> bool:
@@ -32,10 +37,12 @@ class Approximation(NamedTuple):
         """Return the fold of a direction that a file holds, in float64.
 
         Raises:
-            FoldError: The tolerance is negative, or a weight does not fit.
+            FoldError: The tolerance is negative, or a weight or a sum does not fit.
         """
-        absorbed = absorb_scales(merge(direction, self.merge_tolerance))
-        return absorbed if self.weights is None else quantize(absorbed, self.weights)
+        direction = absorb_scales(merge(direction, self.merge_tolerance))
+        if self.weights is not None:
+            direction = quantize(direction, self.weights)
+        return direction if self.activations is None else round_h(direction)
 
 
 EXACT = Approximation()
@@ -66,6 +73,29 @@ def quantize(direction: FoldedDirection, weights: str) -> FoldedDirection:
         changed[weight] = np.rint(values / of_row[:, None])
         changed[scale] = getattr(direction, scale) * of_row
     return replace(direction, **changed)
+
+
+def round_h(direction: FoldedDirection) -> FoldedDirection:
+    """Have h rounded to multiples of 1/127, of which it is the integer in the hidden product.
+
+    h is between -1 and 1, as o and a tanh are, except for initial states, which are clipped.
+
+    Args:
+        direction: With weights in int8.
+
+    Raises:
+        FoldError: A product of such integers may be larger than any that float32 has, in which the
+            function body computes it.
+    """
+    largest = LARGEST * np.abs(direction.weight_hh).sum(axis=1).max(initial=0)
+    if largest > EXACT_INTEGERS:
+        raise FoldError(
+            f"with activations in int8 a sum over {direction.hidden_size} hidden units may be "
+            f"{largest:.0f}, and float32 has all integers up to {EXACT_INTEGERS} only; leave out "
+            "activations"
+        )
+    scale = direction.hidden_scale / LARGEST
+    return replace(direction, hidden_scale=scale, h_levels=LARGEST)
 
 
 def round_floats(values: FloatArray, dtype: str) -> FloatArray:

@@ -68,6 +68,8 @@ class FoldedDirection:
     """(K, H), beta_c - cell_scale * mean_c."""
     rows: IntArray
     """(S,) int64, the row of each timestep; later timesteps use the last."""
+    h_levels: int = 0
+    """If it is not 0, the h of the first equation is `h_operand(h)`, an integer."""
 
     def __post_init__(self) -> None:
         if self.weight_ih.ndim != 2 or self.weight_hh.ndim != 2 or self.bias.ndim != 2:
@@ -132,6 +134,13 @@ class FoldedDirection:
         with np.errstate(over="ignore"):
             return replace(self, **{name: getattr(self, name).astype(dtype) for name in FLOATS})
 
+    def h_operand(self, h: FloatArray) -> FloatArray:
+        """Return h as it is multiplied: with L levels round(L * h), at most L, of two the even."""
+        if self.h_levels == 0:
+            return h
+        operand: FloatArray = np.clip(np.rint(h * self.h_levels), -self.h_levels, self.h_levels)
+        return operand
+
     def materialized(self) -> Materialized:
         """Return the weights of every row, with the scales multiplied into them."""
         return Materialized(
@@ -159,7 +168,7 @@ class FoldedDirection:
         for t, product in enumerate(products):
             k = self.rows[np.minimum(step + t, self.steps - 1)]
             gates = product * self.input_scale[k] + self.bias[k]
-            gates += (h @ self.weight_hh.T) * self.hidden_scale[k]
+            gates += (self.h_operand(h) @ self.weight_hh.T) * self.hidden_scale[k]
             i, f, g, o = np.split(gates, 4, axis=1)
             c_new = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
             h_new = _sigmoid(o) * np.tanh(self.cell_scale[k] * c_new + self.cell_shift[k])

@@ -49,9 +49,8 @@ def merge(direction: FoldedDirection, tolerance: float = 0.0) -> FoldedDirection
     input_scale, hidden_scale, cell_scale, bias, cell_shift = np.split(
         merged, np.cumsum(widths)[:-1], axis=1
     )
-    return FoldedDirection(
-        weight_ih=direction.weight_ih,
-        weight_hh=direction.weight_hh,
+    return replace(
+        direction,
         input_scale=input_scale,
         hidden_scale=hidden_scale,
         bias=bias,

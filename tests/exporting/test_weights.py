@@ -13,7 +13,7 @@ from bnlstm_deploy.exporting import export
 from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.folding.approximate import Approximation
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.runtime import Session, State
 from tests.models import randomize
 
 TYPES = {"int8": 3, "float16": 10, "bfloat16": 16}
@@ -45,6 +45,35 @@ def test_a_graph_computes_with_what_is_stored(weights, form, folding, native, tm
     np.testing.assert_allclose(session(x)[0], expected, atol=3e-6)
     exact = rnn.double()(torch.from_numpy(x).double())[0].detach().numpy()
     assert 1e-5 < np.abs(expected - exact).max() < 0.05
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(
+    "options", [{"form": "scan"}, {"form": "unrolled", "length": 1}, {}, {"normalize": ()}], ids=str
+)
+def test_h_is_rounded_before_the_hidden_product(options, native, tmp_path):
+    """In one timestep, so that no rounding before it moves it to another level."""
+    rnn = model(normalize=options.pop("normalize", ("input", "hidden", "cell")))
+    metadata = export(rnn, tmp_path / "m.onnx", weights="int8", activations="int8", **options)
+    assert metadata.activations == "int8"
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((1, 9, 6)).astype(np.float32)
+    h = generator.uniform(-1.1, 1.1, (2, 9, 20)).astype(np.float32)
+    session = Session(tmp_path / "m.onnx", native=native)
+    assert bool(session.native) == native
+    found, _ = session(x, state=State(h, h, np.zeros(9, np.int64)))
+    fold = {
+        activations: fold_layers(rnn, torch.float64, Approximation(0.0, "int8", activations))
+        for activations in (None, "int8")
+    }
+    state = (torch.from_numpy(h).double(), torch.from_numpy(h).double())
+    changed, plain = (
+        fold[activations](torch.from_numpy(x).double(), state)[0].numpy()
+        for activations in ("int8", None)
+    )
+    near = np.abs(127 * h % 1 - 0.5).min(axis=(0, 2)) > 1e-4  # else float32 may round otherwise
+    assert near.any()
+    assert np.abs(found - changed)[0, near].max() < 1e-5 < np.abs(found - plain).max()
 
 
 @pytest.mark.parametrize("weights", STORED)
@@ -79,6 +108,17 @@ def test_files_shrink(tmp_path):
         ({"weights": "int4"}, "weights is 'int4'; pass one of int8, float16, bfloat16"),
         ({"weights": "int8", "dtype": torch.float16}, "in graphs of float32; leave one of them"),
         ({"weights": "int8", "dtype": torch.float64}, "in graphs of float32; leave one of them"),
+        ({"activations": "int8"}, "activations is 'int8' and weights is None: integers are"),
+        ({"activations": "int8", "weights": "bfloat16"}, "pass weights int8, too"),
+        ({"activations": "int4", "weights": "int8"}, "activations is 'int4'; pass int8, or leave"),
+        (
+            {"activations": "int8", "weights": "int8", "folding": "materialized"},
+            "weights would not be integers; leave folding out",
+        ),
+        (
+            {"activations": "int8", "weights": "int8", "form": "lstm"},
+            "form lstm: h is rounded before the hidden product",
+        ),
         ({"weights": "int8", "form": "lstm"}, "cannot be exported in the form lstm"),
     ],
 )
@@ -88,13 +128,14 @@ def test_what_cannot_be_stored_so(options, message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_metadata_that_nobody_writes_are_refused(tmp_path):
-    export(model(), tmp_path / "m.onnx", weights="int8")
+@pytest.mark.parametrize("key", ["weights", "activations"])
+def test_metadata_that_nobody_writes_are_refused(key, tmp_path):
+    export(model(), tmp_path / "m.onnx", weights="int8", activations="int8")
     loaded = onnx.load(tmp_path / "m.onnx")
     for entry in loaded.metadata_props:
-        if entry.key == "bnlstm.weights":
+        if entry.key == f"bnlstm.{key}":
             entry.value = "int4"
     del loaded.metadata_props[-1]  # the seal
     onnx.save(loaded, tmp_path / "m.onnx")
-    with pytest.raises(RuntimeSessionError, match=r"bnlstm\.weights is 'int4', and can be int8"):
+    with pytest.raises(RuntimeSessionError, match=rf"bnlstm\.{key} is 'int4', and can be int8"):
         Session(tmp_path / "m.onnx")

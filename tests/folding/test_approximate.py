@@ -75,3 +75,58 @@ def test_nothing_is_changed_by_default():
     assert EXACT.exact
     assert not Approximation(weights="int8").exact
     assert not Approximation(merge_tolerance=1e-9).exact
+
+
+def test_h_is_the_integer_next_to_127_h():
+    """Against the equations by hand, and no more than half a level from h."""
+    stored = Approximation(weights="int8", activations="int8").of(direction())
+    assert stored.h_levels == 127
+    h = np.random.default_rng(0).uniform(-1, 1, (7, 5))
+    operand = stored.h_operand(h)
+    assert np.array_equal(operand, np.rint(operand))
+    assert np.abs(operand / 127 - h).max() <= 0.5 / 127
+    np.testing.assert_array_equal(
+        stored.h_operand(np.array([0.5 / 127, 1.5 / 127, -0.5 / 127, 2.0, -np.inf])),
+        [0, 2, 0, 127, -127],
+    )
+    float_h = Approximation(weights="int8").of(direction())
+    assert np.array_equal(float_h.h_operand(h), h)
+    np.testing.assert_allclose(127 * stored.hidden_scale, float_h.hidden_scale, rtol=1e-15)
+    for name in ("weight_ih", "weight_hh", "input_scale", "bias", "cell_scale", "cell_shift"):
+        assert np.array_equal(getattr(stored, name), getattr(float_h, name))
+
+
+def test_h_as_an_integer_moves_gates_by_half_a_level_a_weight():
+    exact = direction()
+    stored = Approximation(weights="int8", activations="int8").of(exact)
+    float_h = Approximation(weights="int8").of(exact)
+    x, c = np.zeros((1, 7, 3)), np.zeros((7, 5))
+    h = np.random.default_rng(0).uniform(-1, 1, (7, 5))
+    ends, step = np.ones(7, np.int64), np.zeros(7, np.int64)
+    # of the equations: c of the first timestep, from c = 0, is sigmoid(i) tanh(g)
+    gates = (stored.h_operand(h) @ stored.weight_hh.T) * stored.hidden_scale[0] + stored.bias[0]
+    i, _, g, _ = np.split(gates, 4, axis=1)
+    np.testing.assert_allclose(
+        stored.run(x, h, c, ends, step)[2], np.tanh(g) / (1 + np.exp(-i)), rtol=1e-12
+    )
+    moved = np.abs(stored.run(x, h, c, ends, step)[2] - float_h.run(x, h, c, ends, step)[2])
+    bound = np.abs(float_h.weight_hh * float_h.hidden_scale[0][:, None]).sum(axis=1).max()
+    assert 0 < moved.max() <= bound / 254
+
+
+def test_sums_that_float32_cannot_hold_are_an_error():
+    hidden = 1041
+    wide = replace(
+        direction(),
+        weight_ih=np.ones((4 * hidden, 3)),
+        weight_hh=np.ones((4 * hidden, hidden)),
+        input_scale=np.ones((1, 4 * hidden)),
+        hidden_scale=np.ones((1, 4 * hidden)),
+        bias=np.ones((1, 4 * hidden)),
+        cell_scale=np.ones((1, hidden)),
+        cell_shift=np.ones((1, hidden)),
+        rows=np.array([0]),
+    )
+    with pytest.raises(FoldError, match="over 1041 hidden units may be 16790289, and float32 has"):
+        Approximation(weights="int8", activations="int8").of(wide)
+    assert Approximation(weights="int8").of(wide).hidden_size == hidden

@@ -71,6 +71,7 @@ class Node:
     options: dict[str, str] = field(default_factory=dict)
     """Further entries of the session's configuration."""
     provider: str = "CPUExecutionProvider"
+    h_levels: int = 0
 
     def model(self) -> onnx.ModelProto:
         """Return the file."""
@@ -84,7 +85,15 @@ class Node:
             for name, alike in zip(OUTPUTS, ("X", "initial_h", "initial_c"), strict=True)
         }
         graph = helper.make_graph(
-            [helper.make_node("BNLSTM", names, outputs, domain="bnlstm")],
+            [
+                helper.make_node(
+                    "BNLSTM",
+                    names,
+                    outputs,
+                    domain="bnlstm",
+                    **({"h_levels": self.h_levels} if self.h_levels else {}),
+                )
+            ],
             "node",
             [
                 helper.make_tensor_value_info(

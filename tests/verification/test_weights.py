@@ -25,6 +25,34 @@ def check(model, path, **options):
     return verify(model, path, search_seconds=0, isolated=False, **options)
 
 
+def test_h_in_int8_is_checked_on_all_kernels_and_inlined(model, tmp_path):
+    for number, options in enumerate(({}, {"form": "unrolled", "length": 5}, {"inline": True})):
+        path = tmp_path / f"{number}.onnx"
+        export(model, path, weights="int8", activations="int8", **options)
+        report = check(model, path)
+        assert report.passed, report.stages
+        assert report.metadata.activations == "int8"
+        (stage,) = (stage for stage in report.stages if stage.name == "cost")
+        assert stage.detail.startswith("Storing weights in int8 and rounding h to int8 moves")
+
+
+@pytest.mark.parametrize("made", [None, "int8"])
+def test_a_file_that_says_something_else_of_h_fails(model, made, tmp_path):
+    export(model, tmp_path / "m.onnx", weights="int8", activations=made)
+    proto = onnx.load(tmp_path / "m.onnx")
+    kept = [e for e in proto.metadata_props if e.key not in ("bnlstm.activations", "bnlstm.sha256")]
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(kept)
+    if made is None:
+        proto.metadata_props.add(key="bnlstm.activations", value="int8")
+    onnx.save(proto, tmp_path / "m.onnx")
+    report = check(model, tmp_path / "m.onnx")
+    assert not report.passed
+    (finding,) = (f for f in report.structure if f.name == "metadata")
+    assert f"and {'a' if made else 'no'} body rounds h" in finding.detail
+    assert report.metadata.activations == made
+
+
 @pytest.mark.parametrize("weights", ["int8", "float16", "bfloat16"])
 def test_what_is_stored_is_right_and_what_it_costs_is_said(model, weights, tmp_path):
     export(model, tmp_path / "m.onnx", weights=weights)

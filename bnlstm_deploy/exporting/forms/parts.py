@@ -7,7 +7,7 @@ import onnx
 import onnx.parser
 
 from bnlstm_deploy.dtypes import ELEMENT_TYPES, REDUCED
-from bnlstm_deploy.exporting.op import DOMAIN, NAME, OUTPUTS, Inputs
+from bnlstm_deploy.exporting.op import DOMAIN, H_LEVELS, NAME, OUTPUTS, Inputs
 
 WEIGHTS = ("weight_ih", "weight_hh")
 STORED = "_stored"
@@ -37,6 +37,9 @@ class Site:
     weights: str | None = None
     """What weights are stored as, if it is another dtype."""
 
+    h_levels: int = 0
+    """The node's attribute."""
+
     @property
     def reduced(self) -> bool:
         """Whether only matrix products are computed in `dtype`."""
@@ -47,7 +50,8 @@ def overload(form: str, site: Site) -> str:
     """Return the name of a function that depends on form, dtype and inputs left empty only."""
     absent = [name for name in Inputs._fields if name not in site.present]
     dtype = [site.dtype] if site.reduced else [f"{site.weights}_weights"] if site.weights else []
-    return "_".join([form, *dtype, *(f"no_{name}" for name in absent)])
+    levels = [f"{site.h_levels}_levels_of_h"] if site.h_levels else []
+    return "_".join([form, *dtype, *levels, *(f"no_{name}" for name in absent)])
 
 
 def function(name: str, site: Site, body: str) -> onnx.FunctionProto:
@@ -66,10 +70,12 @@ def function(name: str, site: Site, body: str) -> onnx.FunctionProto:
         formal |= {name: name + STORED for name in WEIGHTS}
         to = ELEMENT_TYPES[site.dtype]
         casts = "\n".join(f"{name} = Cast <to = {to}> ({formal[name]})" for name in WEIGHTS)
+    attributes = f"<{H_LEVELS}>" if site.h_levels else ""
     text = f"""
     <domain: "{DOMAIN}", opset_import: ["": {site.opset}]>
-    {NAME} ({", ".join(formal.values())}) => ({", ".join(OUTPUTS)}) {{
+    {NAME} {attributes} ({", ".join(formal.values())}) => ({", ".join(OUTPUTS)}) {{
       {casts}
+      {_LEVELS.format(levels=site.h_levels) if site.h_levels else ""}
       {body}
     }}
     """
@@ -118,6 +124,24 @@ def product(site: Site, result: str, x: str, weight: str, scale: str = "") -> st
       {first} = MatMul ({x}, {weight})
       {wide(site, last, first) if site.reduced else ""}
       {f"{result} = Mul ({last}, {scale})" if scale else ""}
+    """
+
+
+_LEVELS = """
+      levels_above = Constant <value_float = {levels}.0> ()
+      levels_below = Constant <value_float = -{levels}.0> ()
+"""
+
+
+def hidden_product(site: Site, result: str, h: str, weight: str, scale: str = "") -> str:
+    """`result` = the hidden product, for which h may be rounded: a NaN stays one."""
+    if not site.h_levels:
+        return product(site, result, h, weight, scale)
+    return f"""
+      {result}_stretched = Mul ({h}, levels_above)
+      {result}_rounded = Round ({result}_stretched)
+      {result}_levels = Clip ({result}_rounded, levels_below, levels_above)
+      {product(site, result, f"{result}_levels", weight, scale)}
     """
 
 

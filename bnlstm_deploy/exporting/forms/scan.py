@@ -117,7 +117,7 @@ def _scan(
       {h_end}, {c_last}, {y} = Scan <
         num_scan_inputs = {len(scan_inputs) - 2},
         body = timestep ({", ".join(body_inputs)}) => (h_new, c_new, y) {{
-          {parts.product(site, "h_scaled", "h", weight, hidden_scale)}
+          {parts.hidden_product(site, "h_scaled", "h", weight, hidden_scale)}
           gates = Add (h_scaled, gates_x_t)
           {parts.cell("c", c_t, h_new, affine)}
           {parts.narrow(site, "h_new", h_new) if site.reduced else ""}

@@ -200,7 +200,7 @@ def _timestep(site: Site, t: int, per_step: list[str], weight: str) -> str:
     if site.reduced or "hidden_scale" in per_step:
         scale = f"hidden_scale_{t}" if "hidden_scale" in per_step else ""
         gates = f"""
-          {parts.product(site, f"h_scaled_{t}", h, weight, scale)}
+          {parts.hidden_product(site, f"h_scaled_{t}", h, weight, scale)}
           gates_{t} = Add (h_scaled_{t}, gates_x_{t})
         """
     else:

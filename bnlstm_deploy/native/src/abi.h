@@ -73,6 +73,9 @@ class Api {
     return call<76, Status *>(allocator, memory);
   }
   void ReleaseStatus(Status *status) const { call<93, void>(status); }
+  Status *KernelInfoGetAttribute_int64(const KernelInfo *info, const char *name, int64_t *out) const {
+    return call<86, Status *>(info, name, out);
+  }
   Status *KernelContext_GetInputCount(const KernelContext *context, size_t *count) const {
     return call<88, Status *>(context, count);
   }

@@ -8,6 +8,9 @@ extern "C" __declspec(dllimport) unsigned long GetActiveProcessorCount(unsigned 
 #else
 #include <unistd.h>
 #endif
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 namespace bnlstm {
 
@@ -59,6 +62,27 @@ inline bool has_avx512() {
   constexpr uint32_t F_DQ_BW_VL = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, AND_ZMM = 0xe6;
   return has_avx2() && kept(AND_ZMM) && has(F_DQ_BW_VL);
 }
+
+// AVX512-VNNI.
+inline bool has_dots() {
+  constexpr uint32_t VNNI = 1u << 11;
+  return has_avx512() && (cpuid(7).c & VNNI);
+}
+
+#elif defined(__APPLE__)
+
+inline bool has_dots() { return true; }  // all of Apple's that run macOS
+
+#elif defined(__linux__)
+
+inline bool has_dots() {
+  constexpr unsigned long ASIMDDP = 1ul << 20;
+  return getauxval(AT_HWCAP) & ASIMDDP;
+}
+
+#else
+
+inline bool has_dots() { return false; }
 
 #endif
 

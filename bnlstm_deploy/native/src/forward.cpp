@@ -98,7 +98,8 @@ class Group {
   Group(const Node &node, const Kernel &kernel, const Arithmetic &arithmetic, const Layer &layer,
         const States<float> &states, int64_t begin, int64_t end)
       : phases(node.T), node_(node), arithmetic_(arithmetic), layer_(layer), states_(states),
-        begin_(begin), end_(end), panels_(kernel.panels(node.H)), row_(4 * kernel.padded(node.H)) {
+        begin_(begin), end_(end), panels_(kernel.panels(node.H)), row_(4 * kernel.padded(node.H)),
+        words_(arithmetic.words(node.H)) {
     block_ = timesteps_projected_together(node, end - begin);
     layer_.projected = block_ > 0;
     if (!layer_.projected) return;
@@ -121,9 +122,10 @@ class Group {
     explicit Collected(const Group &group)
         : streams_(group.end_ - group.begin_),
           x_(group.layer_.projected ? (group.end_ - group.begin_) * group.block_ : 0),
-          products_(group.layer_.projected ? (group.end_ - group.begin_) * group.block_ : 0) {}
+          products_(group.layer_.projected ? (group.end_ - group.begin_) * group.block_ : 0),
+          levels_((group.end_ - group.begin_) * group.words_) {}
 
-    explicit operator bool() const { return streams_ && x_ && products_; }
+    explicit operator bool() const { return streams_ && x_ && products_ && levels_; }
 
    private:
     friend Group;
@@ -131,6 +133,7 @@ class Group {
     Array<Stream> streams_;
     Array<const float *> x_;
     Array<float *> products_;
+    Array<int32_t> levels_;
   };
 
   // Runs share i of `shares` shares of a phase's panels.
@@ -183,7 +186,9 @@ class Group {
     c.count_ = 0;
     for (int64_t n = begin_; n < end_; n++) {
       if (t >= node_.length(n)) continue;
-      Stream &stream = c.streams_.get()[c.count_++];
+      Stream &stream = c.streams_.get()[c.count_];
+      stream.levels = c.levels_.get() + c.count_ * words_;
+      c.count_++;
       stream.x = layer_.projected ? product(t, n) : input(t, n);
       stream.h = states_.h_before(t, n);
       stream.h_next = states_.h(t, n);
@@ -204,7 +209,7 @@ class Group {
   Layer layer_;
   const States<float> &states_;
   int64_t begin_, end_;  // streams
-  int64_t panels_, row_, block_;
+  int64_t panels_, row_, words_, block_;
   Array<float> products_;
 };
 

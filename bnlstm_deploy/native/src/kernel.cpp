@@ -6,6 +6,7 @@
 #include <string.h>
 
 #if defined(WIDTH)  // a test's own
+#define PORTABLE
 #elif defined(__AVX512F__)
 #define WIDTH 16
 #define STREAMS 6
@@ -31,7 +32,16 @@ typedef double Doubles __attribute__((vector_size(W * 8)));
 typedef uint32_t Bits __attribute__((vector_size(W * 4)));
 typedef uint16_t Halves __attribute__((vector_size(W * 2)));
 typedef int8_t Bytes __attribute__((vector_size(W)));
+typedef int16_t Shorts __attribute__((vector_size(W * 4)));
 typedef int32_t Integers __attribute__((vector_size(W * 4)));
+
+}  // namespace
+}  // namespace bnlstm
+
+#include "dots.h"
+
+namespace bnlstm {
+namespace {
 
 inline Floats all(float value) { return value - Floats{}; }
 
@@ -83,6 +93,30 @@ inline Floats load_weights(const int8_t *p) {
   Bytes v;
   memcpy(&v, p, sizeof v);
   return __builtin_convertvector(__builtin_convertvector(v, Integers), Floats);
+}
+
+// Two vectors of weights. Those of bfloat16 are in turns, one the lower halves of words.
+template <class T>
+inline void load_pair(const T *p, Floats (&pair)[2]) {
+  pair[0] = load_weights(p);
+  pair[1] = load_weights(p + W);
+}
+inline void load_pair(const uint16_t *p, Floats (&pair)[2]) {
+  Bits v;
+  memcpy(&v, p, sizeof v);
+  pair[0] = (Floats)(v << 16);
+  pair[1] = (Floats)(v & 0xffff0000u);
+}
+
+// Where the weight goes that is number i of a panel, if those before `paired` come in pairs.
+template <class T>
+inline int64_t place(int64_t i, int64_t) {
+  return i;
+}
+template <>
+inline int64_t place<uint16_t>(int64_t i, int64_t paired) {
+  const int64_t vector = i / W, lane = i % W;
+  return i < paired ? (vector / 2 * W + lane) * 2 + vector % 2 : i;
 }
 
 constexpr float LOG2_E = 1.44269504088896341f;
@@ -191,10 +225,13 @@ void pack(const void *weight, int64_t H, int64_t inputs, void *packed) {
     Panel p = panel(i, H);
     T *out = static_cast<T *>(packed) + 4 * p.unit * inputs;
     if (p.units < p.width) memset(out, 0, 4 * p.width * inputs * sizeof(T));
+    const int64_t paired = 4 * p.width * inputs / (4 * W) * (4 * W);
     for (int gate = 0; gate < 4; gate++) {
       for (int u = 0; u < p.units; u++) {
         const T *from = static_cast<const T *>(weight) + (gate * H + p.unit + u) * inputs;
-        for (int64_t k = 0; k < inputs; k++) out[(4 * k + gate) * p.width + u] = from[k];
+        for (int64_t k = 0; k < inputs; k++) {
+          out[place<T>((4 * k + gate) * p.width + u, paired)] = from[k];
+        }
       }
     }
   }
@@ -215,13 +252,14 @@ __attribute__((noinline)) void multiply(const T *weights, int64_t inputs,
       for (int v = 0; v < 4; v++) sum[p][s][v] = Floats{};
     }
   }
+  Floats weight[2];
   int64_t k = 0;
   for (; k + parts <= inputs; k += parts) {
     for (int p = 0; p < count; p++) {
       for (int v = 0; v < 4; v++) {
-        const Floats weight = load_weights(weights + ((p * inputs + k) * V + v) * W);
+        if (v % 2 == 0) load_pair(weights + ((p * inputs + k) * V + v) * W, weight);
         for (int s = 0; s < streams; s++) {
-          sum[p][s][v] = multiply_add(all(input[s][k + v / V]), weight, sum[p][s][v]);
+          sum[p][s][v] = multiply_add(all(input[s][k + v / V]), weight[v % 2], sum[p][s][v]);
         }
       }
     }
@@ -246,6 +284,113 @@ __attribute__((noinline)) void multiply(const T *weights, int64_t inputs,
     }
   }
 }
+
+constexpr float LEVELS = 127.0f;  // of h above 0, and as many below
+
+int64_t words(int64_t H) { return (H + GROUP - 1) / GROUP + 1; }
+int64_t no_words(int64_t) { return 0; }
+
+// h as levels, and behind them 0, or NaN if one of h is. To the nearest, and of two the even one.
+void round_to_levels(const float *h, int64_t H, int32_t *levels) {
+  int8_t *out = reinterpret_cast<int8_t *>(levels);
+  Integers wrong{};
+  auto round = [&](Floats h) {
+    Floats scaled = h * LEVELS;
+    wrong |= scaled != scaled;
+    scaled = at_least(-LEVELS, scaled > all(LEVELS) ? all(LEVELS) : scaled);
+    const Bits level = (Bits)(scaled + TO_INTEGER) - (Bits)all(TO_INTEGER) + OFFSET;
+    return __builtin_convertvector((Integers)level, Bytes);
+  };
+  int64_t k = 0;
+  for (; k + W <= H; k += W) {
+    const Bytes bytes = round(load<W, true>(h + k, W));
+    memcpy(out + k, &bytes, W);
+  }
+  int32_t *const last = levels + words(H) - 1;
+  if (k < H) {
+    last[-1] = 0;
+    const int left = static_cast<int>(H - k);
+    const Bytes bytes = round(load<W, false>(h + k, left));
+    memcpy(out + k, &bytes, left);
+  }
+  bool any = false;
+  for (int i = 0; i < W; i++) any |= wrong[i] != 0;
+  const float nothing = any ? __builtin_nanf("") : 0.0f;
+  memcpy(last, &nothing, sizeof nothing);
+}
+
+int64_t bytes_of_levels(int64_t H, int64_t inputs) {
+  return 4 * padded(H) * (words(inputs) * GROUP);
+}
+
+// Packs int8 as words of GROUP inputs, [words][i, f, g, o][units], and behind them what OFFSET adds.
+void pack_levels(const void *weight, int64_t H, int64_t inputs, void *packed) {
+  const int64_t of_words = words(inputs) - 1;
+  memset(packed, 0, bytes_of_levels(H, inputs));
+  for (int64_t i = 0; i < panels(H); i++) {
+    const Panel p = panel(i, H);
+    int8_t *out = static_cast<int8_t *>(packed) + 4 * p.unit * (of_words + 1) * GROUP;
+    for (int gate = 0; gate < 4; gate++) {
+      for (int u = 0; u < p.units; u++) {
+        const int8_t *from = static_cast<const int8_t *>(weight) + (gate * H + p.unit + u) * inputs;
+        const int lane = gate * p.width + u;
+        int32_t sum = 0;
+        for (int64_t k = 0; k < inputs; k++) {
+          out[(k / GROUP * 4 * p.width + lane) * GROUP + k % GROUP] = from[k];
+          sum += OFFSET * from[k];
+        }
+        memcpy(out + (of_words * 4 * p.width + lane) * GROUP, &sum, sizeof sum);
+      }
+    }
+  }
+}
+
+inline Integers load_words(const int8_t *p) {
+  Integers v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// Like `multiply`, of words of weights and of h.
+#define MULTIPLY_LEVELS(name, target, add)                                                       \
+  template <int V, int streams, int count>                                                       \
+  target __attribute__((noinline)) void name(const int8_t *weights, int64_t inputs,              \
+                                             const int32_t *const *levels,                       \
+                                             Floats(&result)[count][streams][V]) {               \
+    constexpr int vector = W * GROUP;                                                            \
+    const int64_t of_words = words(inputs) - 1, of_panel = (of_words + 1) * V * vector;          \
+    Integers sum[count][streams][V];                                                             \
+    for (int p = 0; p < count; p++) {                                                            \
+      for (int v = 0; v < V; v++) {                                                              \
+        const Integers more = load_words(weights + p * of_panel + (of_words * V + v) * vector);  \
+        for (int s = 0; s < streams; s++) sum[p][s][v] = -more;                                  \
+      }                                                                                          \
+    }                                                                                            \
+    for (int64_t k = 0; k < of_words; k++) {                                                     \
+      for (int p = 0; p < count; p++) {                                                          \
+        for (int v = 0; v < V; v++) {                                                            \
+          const Integers weight = load_words(weights + p * of_panel + (k * V + v) * vector);     \
+          for (int s = 0; s < streams; s++) {                                                    \
+            sum[p][s][v] = add(sum[p][s][v], weight, levels[s][k] - Integers{});                 \
+          }                                                                                      \
+        }                                                                                        \
+      }                                                                                          \
+    }                                                                                            \
+    for (int s = 0; s < streams; s++) {                                                          \
+      float nothing;                                                                             \
+      memcpy(&nothing, levels[s] + of_words, sizeof nothing);                                    \
+      for (int p = 0; p < count; p++) {                                                          \
+        for (int v = 0; v < V; v++) {                                                            \
+          result[p][s][v] = __builtin_convertvector(sum[p][s][v], Floats) + nothing;             \
+        }                                                                                        \
+      }                                                                                          \
+    }                                                                                            \
+  }
+
+MULTIPLY_LEVELS(multiply_levels, , multiply_words)
+#if defined(DOTS_TARGET)
+MULTIPLY_LEVELS(multiply_dots, DOTS_TARGET, dots)
+#endif
 
 // From the sums of a panel's four gates to c. Returns the gate o.
 template <int width, bool whole>
@@ -318,33 +463,71 @@ const T *weights_of(const void *packed, int64_t unit, int64_t inputs) {
   return static_cast<const T *>(packed) + 4 * unit * inputs;
 }
 
-// One timestep of some streams' panel.
-template <class T, int V, int streams>
-void step_panel(const Layer &layer, const Stream *stream, const Panel &p) {
-  const float *x[streams], *h[streams];
-  for (int s = 0; s < streams; s++) {
-    x[s] = stream[s].x;
-    h[s] = stream[s].h;
+// How weights are stored, and the hidden product: of h as it is, from weights that are made floats ...
+template <class T>
+struct Widened {
+  typedef T Stored;
+
+  template <int V, int streams, int count>
+  static void hidden(const Layer &layer, const Stream *stream, int64_t unit,
+                     Floats (&result)[count][streams][V]) {
+    const float *h[streams];
+    for (int s = 0; s < streams; s++) h[s] = stream[s].h;
+    multiply<V, streams>(weights_of<T>(layer.weight_hh, unit, layer.H), layer.H, h, result);
   }
+
+  static void prepare(const Layer &, const Stream *, int64_t) {}
+};
+
+// ... or of levels of h.
+template <bool with_dots>
+struct Levels {
+  typedef int8_t Stored;
+
+  template <int V, int streams, int count>
+  static void hidden(const Layer &layer, const Stream *stream, int64_t unit,
+                     Floats (&result)[count][streams][V]) {
+    const int32_t *levels[streams];
+    for (int s = 0; s < streams; s++) levels[s] = stream[s].levels;
+    const int64_t of_panel = words(layer.H) * GROUP;
+    const int8_t *weights = weights_of<int8_t>(layer.weight_hh, unit, of_panel);
+#if defined(DOTS_TARGET)
+    if constexpr (with_dots) return multiply_dots<V, streams>(weights, layer.H, levels, result);
+#endif
+    multiply_levels<V, streams>(weights, layer.H, levels, result);
+  }
+
+  static void prepare(const Layer &layer, const Stream *streams, int64_t count) {
+    for (int64_t s = 0; s < count; s++) round_to_levels(streams[s].h, layer.H, streams[s].levels);
+  }
+};
+
+// One timestep of some streams' panel.
+template <class Weights, int V, int streams>
+void step_panel(const Layer &layer, const Stream *stream, const Panel &p) {
+  typedef typename Weights::Stored T;
+  const float *x[streams];
+  for (int s = 0; s < streams; s++) x[s] = stream[s].x;
   Floats input[1][streams][V], hidden[1][streams][V];
   if (!layer.projected) {
     multiply<V, streams>(weights_of<T>(layer.weight_ih, p.unit, layer.D), layer.D, x, input);
   }
-  multiply<V, streams>(weights_of<T>(layer.weight_hh, p.unit, layer.H), layer.H, h, hidden);
+  Weights::hidden(layer, stream, p.unit, hidden);
   auto finish_panel = p.units == p.width ? finish<V, true> : finish<V, false>;
   finish_panel(layer, stream, streams, p, input[0], hidden[0]);
 }
 
 // The same for one stream and two whole panels: with one it has too few sums to keep the multipliers
 // busy. Here, too, the waits for tanh overlap.
-template <class T>
+template <class Weights>
 void step_pair(const Layer &layer, const Stream &stream, const Panel (&panels)[2]) {
+  typedef typename Weights::Stored T;
   Floats input[2][1][4], hidden[2][1][4];
   const int64_t unit = panels[0].unit;
   if (!layer.projected) {
     multiply<4, 1>(weights_of<T>(layer.weight_ih, unit, layer.D), layer.D, &stream.x, input);
   }
-  multiply<4, 1>(weights_of<T>(layer.weight_hh, unit, layer.H), layer.H, &stream.h, hidden);
+  Weights::hidden(layer, &stream, unit, hidden);
   Floats o[2];
   for (int i = 0; i < 2; i++) {
     const Panel &p = panels[i];
@@ -395,14 +578,15 @@ inline void dispatch(int width, int64_t count, Run run) {
   }
 }
 
-template <class T>
+template <class Weights>
 void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begin, int64_t end,
           bool backwards) {
+  Weights::prepare(layer, streams, count);
   auto at = [&](int64_t i) { return panel(backwards ? begin + end - 1 - i : i, layer.H); };
   auto run = [&](const Panel &p, const Stream *first, int64_t number) {
     if (number == 0) return;
     dispatch(p.width, number, [&](auto V, auto share, int64_t offset) {
-      step_panel<T, decltype(V)::value, decltype(share)::value>(layer, first + offset, p);
+      step_panel<Weights, decltype(V)::value, decltype(share)::value>(layer, first + offset, p);
     });
   };
   const bool left = count % MAX_STREAMS == 1;
@@ -414,7 +598,7 @@ void step(const Layer &layer, const Stream *streams, int64_t count, int64_t begi
     const Panel next = i + 1 < end ? at(i + 1) : Panel{};
     if (p.units == W && next.units == W) {
       run(next, streams, count - left);
-      step_pair<T>(layer, *last, {backwards ? next : p, backwards ? p : next});
+      step_pair<Weights>(layer, *last, {backwards ? next : p, backwards ? p : next});
       i++;
     } else {
       run(p, last, 1);
@@ -434,16 +618,31 @@ void project(const Layer &layer, const float *const *x, float *const *out, int64
   }
 }
 
+template <class T>
+int64_t bytes(int64_t H, int64_t inputs) {
+  return 4 * padded(H) * inputs * sizeof(T);
+}
+
+template <class T>
+constexpr Arithmetic WIDENED = {pack<T>, pack<T>, bytes<T>, bytes<T>, no_words, project<T>,
+                                step<Widened<T>>};
+
+template <bool with_dots>
+constexpr Arithmetic OF_LEVELS = {pack<int8_t>,   pack_levels,     bytes<int8_t>,
+                                  bytes_of_levels, words,           project<int8_t>,
+                                  step<Levels<with_dots>>};
+
 }  // namespace
 
 #define NAME_OF(isa) #isa
 #define NAME(isa) NAME_OF(isa)
 
-const Kernel ISA = {NAME(ISA),
-                    panels,
-                    padded,
-                    {pack<float>, project<float>, step<float>},
-                    {pack<uint16_t>, project<uint16_t>, step<uint16_t>},
-                    {pack<int8_t>, project<int8_t>, step<int8_t>}};
+const Kernel ISA = {NAME(ISA),        panels,          padded, WIDENED<float>, WIDENED<uint16_t>,
+                    WIDENED<int8_t>, OF_LEVELS<false>,
+#if defined(DOTS_TARGET)
+                    &OF_LEVELS<true>};
+#else
+                    nullptr};
+#endif
 
 }  // namespace bnlstm

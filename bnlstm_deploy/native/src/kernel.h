@@ -33,6 +33,7 @@ struct Stream {
   float *c;          // (H), read and written
   int64_t row;       // of the statistics
   int64_t next_row;  // at the timestep after this one
+  int32_t *levels;   // scratch of `words`
 };
 
 // Hidden units come in panels: of W units, the vector's width, and at the end of W/2 or W/4, so that
@@ -46,8 +47,15 @@ struct Stream {
 // floats only in registers: one stream is as fast as they are read. What is computed is the same as from
 // floats of the same values, to the bit.
 struct Arithmetic {
-  // Packs (4H, inputs) into 4 * padded(H) * inputs weights.
-  void (*pack)(const void *weight, int64_t H, int64_t inputs, void *packed);
+  // Packs weight_ih (4H, D) into `bytes_ih`.
+  void (*pack_ih)(const void *weight, int64_t H, int64_t inputs, void *packed);
+  // Packs weight_hh (4H, H) likewise.
+  void (*pack_hh)(const void *weight, int64_t H, int64_t inputs, void *packed);
+  int64_t (*bytes_ih)(int64_t H, int64_t inputs);
+  int64_t (*bytes_hh)(int64_t H, int64_t inputs);
+
+  // Of the scratch of a stream, for h as integers; 0 where it stays float.
+  int64_t (*words)(int64_t H);
 
   // weight_ih x of `count` > 0 streams into `out`, for panels begin..end: 4 * padded(H) floats a stream.
   void (*project)(const Layer &layer, const float *const *x, float *const *out, int64_t count,
@@ -63,6 +71,12 @@ struct Kernel {
   int64_t (*panels)(int64_t H);
   int64_t (*padded)(int64_t H);  // H rounded up to whole panels
   Arithmetic floats, bfloat16, int8;  // by what weights are
+
+  // From int8 with h rounded to levels of 1/127, times 127: the hidden product is of integers. The
+  // second is with instructions for dot products, which not all CPUs of the instruction set have; null
+  // where there are none. Their numbers are the same.
+  Arithmetic levels;
+  const Arithmetic *dots;
 };
 
 #if defined(__x86_64__) || defined(_M_X64)

@@ -17,6 +17,7 @@ namespace {
 struct CpuOp : Op {
   const Kernel *kernel;
   int threads;
+  bool dots;
 };
 
 // A float16 as a float: exact.
@@ -46,6 +47,18 @@ class Instance {
       if (status) return status;
     }
     rows_are_right_ = constants_.has_right_rows();
+    int64_t levels = 0;
+    if (ort::Status *status = api_.KernelInfoGetAttribute_int64(info, "h_levels", &levels)) {
+      api_.ReleaseStatus(status);  // there is none
+      levels = 0;
+    }
+    if (levels != 0 && (levels != 127 || op_.weights != ort::INT8)) {
+      Message message;
+      message.write("BNLSTM: h_levels is %lld; it is 127 with weights in int8, else 0",
+                    static_cast<long long>(levels));
+      return api_.CreateStatus(ort::INVALID_ARGUMENT, message.text);
+    }
+    arithmetic_ = arithmetic(levels != 0);
     if (op_.operands != ort::FLOAT) return nullptr;
     bool enough_memory = keep(WEIGHT_IH, weight_ih_) && keep(WEIGHT_HH, weight_hh_);
     return enough_memory ? nullptr : no_memory();
@@ -75,35 +88,37 @@ class Instance {
   ort::Status *forward(const Node &node, const Outputs<float> &out, const Threads &threads,
                        bool &enough_memory) const {
     Array<char> ih, hh;  // weights that are not constant
-    if (!weight_ih_) ih = pack(node.in[WEIGHT_IH]);
-    if (!weight_hh_) hh = pack(node.in[WEIGHT_HH]);
+    if (!weight_ih_) ih = pack(WEIGHT_IH, node.in[WEIGHT_IH]);
+    if (!weight_hh_) hh = pack(WEIGHT_HH, node.in[WEIGHT_HH]);
     const Packed weights = {weight_ih_ ? weight_ih_.get() : ih.get(),
                             weight_hh_ ? weight_hh_.get() : hh.get()};
     enough_memory = weights.weight_ih && weights.weight_hh;
     if (!enough_memory) return nullptr;
-    return bnlstm::forward(node, *op_.kernel, arithmetic(), weights, out, threads, enough_memory);
+    return bnlstm::forward(node, *op_.kernel, *arithmetic_, weights, out, threads, enough_memory);
   }
 
   bool keep(Input input, Array<char> &packed) const {
     const Tensor &weight = constants_.in[input];
     // `compute` tells what is wrong. An array without elements may have any number of rows.
     if (!weight.given || weight.rank != 2 || weight.sizes[0] % 4 || !weight.sizes[1]) return true;
-    packed = pack(weight);
+    packed = pack(input, weight);
     return static_cast<bool>(packed);
   }
 
   // What computes with the weights as they are stored. float16 is widened first: few CPUs multiply it,
   // or widen it as fast as they read.
-  const Arithmetic &arithmetic() const {
-    return op_.weights == ort::INT8       ? op_.kernel->int8
-           : op_.weights == ort::BFLOAT16 ? op_.kernel->bfloat16
-                                          : op_.kernel->floats;
+  const Arithmetic *arithmetic(bool levels) const {
+    const Kernel &kernel = *op_.kernel;
+    if (levels) return op_.dots && kernel.dots ? kernel.dots : &kernel.levels;
+    return op_.weights == ort::INT8       ? &kernel.int8
+           : op_.weights == ort::BFLOAT16 ? &kernel.bfloat16
+                                          : &kernel.floats;
   }
 
-  Array<char> pack(const Tensor &weight) const {
+  Array<char> pack(Input input, const Tensor &weight) const {
     const int64_t H = weight.sizes[0] / 4, inputs = weight.sizes[1];
-    const int64_t bytes = op_.weights == ort::INT8 ? 1 : op_.weights == ort::BFLOAT16 ? 2 : 4;
-    Array<char> packed(4 * op_.kernel->padded(H) * inputs * bytes);
+    const bool ih = input == WEIGHT_IH;
+    Array<char> packed((ih ? arithmetic_->bytes_ih : arithmetic_->bytes_hh)(H, inputs));
     const void *values = weight.data;
     Array<float> floats;
     if (op_.weights == ort::FLOAT16) {
@@ -112,7 +127,7 @@ class Instance {
       for (int64_t i = 0; i < 4 * H * inputs; i++) floats.get()[i] = widen(weight.as<uint16_t>()[i]);
       values = floats.get();
     }
-    if (packed) arithmetic().pack(values, H, inputs, packed.get());
+    if (packed) (ih ? arithmetic_->pack_ih : arithmetic_->pack_hh)(values, H, inputs, packed.get());
     return packed;
   }
 
@@ -129,6 +144,7 @@ class Instance {
   const ort::Api api_;
   const Io io_;
   Node constants_;
+  const Arithmetic *arithmetic_ = nullptr;
   bool rows_are_right_ = false;
   Array<char> weight_ih_, weight_hh_;  // packed; null where they are not constant
 };
@@ -149,10 +165,11 @@ void destroy(void *kernel) {
 }
 
 void fill(CpuOp &op, ort::ElementType type, ort::ElementType weights, const Kernel &kernel,
-          int threads) {
+          int threads, bool dots) {
   declare(op, type, weights, type);
   op.kernel = &kernel;
   op.threads = threads;
+  op.dots = dots;
   op.GetExecutionProviderType = [](const ort::CustomOp *) { return "CPUExecutionProvider"; };
   op.CreateKernelV2 = create;
   op.KernelComputeV2 = [](void *kernel, ort::KernelContext *context) {
@@ -165,12 +182,13 @@ void fill(CpuOp &op, ort::ElementType type, ort::ElementType weights, const Kern
 struct Wanted {
   const Kernel *kernel;  // of CPUs; null for none
   int threads;
+  bool dots;  // whether instructions for dot products may be used
   bool cuda;
   cuda::Settings settings;
 
   bool operator==(const Wanted &other) const {
-    return kernel == other.kernel && threads == other.threads && cuda == other.cuda &&
-           settings == other.settings;
+    return kernel == other.kernel && threads == other.threads && dots == other.dots &&
+           cuda == other.cuda && settings == other.settings;
   }
 };
 
@@ -210,9 +228,9 @@ ort::Status *registered(const ort::Api &api, const Wanted &wanted, ort::CustomOp
     CpuOp *op = made->ops;
     const ort::ElementType stored[] = {ort::FLOAT, ort::INT8, ort::FLOAT16, ort::BFLOAT16};
     for (ort::ElementType weights : stored) {
-      fill(*op++, ort::FLOAT, weights, *wanted.kernel, wanted.threads);
+      fill(*op++, ort::FLOAT, weights, *wanted.kernel, wanted.threads, wanted.dots);
     }
-    fill(*op, ort::DOUBLE, ort::DOUBLE, *wanted.kernel, wanted.threads);
+    fill(*op, ort::DOUBLE, ort::DOUBLE, *wanted.kernel, wanted.threads, wanted.dots);
     for (CpuOp &op : made->ops) {
       if (!status) status = api.CustomOpDomain_Add(made->domain, &op);
     }
@@ -266,13 +284,15 @@ struct Entry {
 // there are processors, and that for CUDA, where there is a driver.
 ort::Status *read_options(const ort::Api &api, const ort::SessionOptions *options, Wanted *wanted) {
   constexpr int MOST = 256;
-  Entry provider, threads, tf32, launches;
+  Entry provider, threads, dots, tf32, launches;
   ort::Status *status = provider.read(api, options, "bnlstm.provider");
   if (!status) status = threads.read(api, options, "bnlstm.intra_op_num_threads");
+  if (!status) status = dots.read(api, options, "bnlstm.dot_products");
   if (!status) status = tf32.read(api, options, "bnlstm.use_tf32");
   if (!status) status = launches.read(api, options, "bnlstm.launches");
   if (!status && !provider.is("cuda")) status = choose(api, &wanted->kernel);
   if (status) return status;
+  wanted->dots = !dots.is("0") && has_dots();
   wanted->threads = atoi(threads.text);
   if (wanted->threads < 1) wanted->threads = processors();
   if (wanted->threads > MOST) wanted->threads = MOST;

@@ -147,7 +147,7 @@ def recompute(direction: FoldedDirection, before: StepInputs, rounding: Rounding
     """
     d, k = direction, before.k
     x = rounding.product(d.weight_ih, before.x, d.input_scale[k], d.bias[k])
-    h = rounding.product(d.weight_hh, before.h.value, d.hidden_scale[k])
+    h = rounding.product(d.weight_hh, d.h_operand(before.h.value), d.hidden_scale[k])
     gates = rounding.sum(x, h)
     c = rounding.cell(gates, before.c)
     affine = rounding.affine(c, d.cell_scale[k], d.cell_shift[k])

@@ -15,6 +15,7 @@ from bnlstm_deploy.exporting.lifted import Lifted
 from bnlstm_deploy.exporting.op import DOMAIN, NAME
 from bnlstm_deploy.exporting.padding import find_time_axes
 from bnlstm_deploy.exporting.values import GraphInput
+from bnlstm_deploy.folding.approximate import INT8
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.signature import TIME
 from bnlstm_deploy.verification.diagnosis.places import Place, find_arrays, find_nodes, inputs_of
@@ -44,6 +45,9 @@ def check_claims(
     problems = list(_steps(proto, metadata))
     dtypes = _dtypes(model, proto)
     casts = any(name.endswith(parts.STORED) for f in proto.functions for name in f.input)
+    if metadata.inlined:
+        initializers = {entry.name for entry in proto.graph.initializer}
+        casts = any(n.op_type == "Cast" and n.input[0] in initializers for n in proto.graph.node)
     stored = dtypes[0] if casts and dtypes else None
     if dtypes != [metadata.weights or metadata.dtype] or stored != metadata.weights:
         words = " and ".join(dtypes) or "of no dtype that a graph has"
@@ -52,6 +56,12 @@ def check_claims(
         problems.append(f"dtype is {metadata.dtype}{claimed}, the weights are {words}{cast}")
         dtype = "float32" if casts or not dtypes else dtypes[0]
         metadata = replace(metadata, dtype=dtype, weights=stored)
+    rounds = {node.op_type for node in _all_nodes(_with_bodies(proto))} >= {"Round", "Clip"}
+    if (metadata.activations is not None) != rounds:
+        problems.append(
+            f"activations is {metadata.activations}, and {'a' if rounds else 'no'} body rounds h"
+        )
+        metadata = replace(metadata, activations=INT8 if rounds else None)
     try:
         nodes = {} if metadata.inlined else find_nodes(model, proto)
     except VerificationError:
@@ -113,6 +123,12 @@ def _all_nodes(nodes: Sequence[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         yield node
         for attribute in node.attribute:
             yield from _all_nodes(attribute.g.node)
+
+
+def _with_bodies(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the nodes of the bodies of layers, or of all the file where they are inlined."""
+    bodies = [f for f in proto.functions if (f.domain, f.name) == (DOMAIN, NAME)]
+    return [node for f in bodies for node in f.node] or list(proto.graph.node)
 
 
 def _streams(metadata: Metadata, found: dict[Place, tuple[str, str]]) -> Iterator[bool]:

@@ -29,6 +29,9 @@ ALGEBRA_LIMIT = 1e-10
 FLOOR_ULPS = {"float32": 8, "float16": 1, "bfloat16": 1}
 """Errors below this many ULP of the largest true magnitude always pass, by the graph's dtype."""
 
+LEVEL = 1 / 127
+"""The same where h is rounded to int8: another rounding before may make it the next level."""
+
 CHAOS = 1e-2
 """A yardstick above this part of the largest true magnitude: the outputs are noise in float32.
 
@@ -249,7 +252,8 @@ class Report:
     def budget(self, comparison: Comparison) -> float:
         """Return the largest error that passes.
 
-        A graph may be off by `ratio_limit` yardsticks and a floor of a few ULP of its dtype. The
+        A graph may be off by `ratio_limit` yardsticks and a floor of a few ULP of its dtype, or of
+        one level of what h is rounded to. The
         fold and a float64 graph may be off by the algebra's limit, and by as much more as the
         yardstick, taken in float32 there, shows that rounding is amplified; in chaotic cases by
         anything.
@@ -257,7 +261,10 @@ class Report:
         yardstick = self.ratio_limit * self.yardstick(comparison)
         dtype = self.metadata.dtype
         if comparison.stage != "algebra" and dtype != "float64":
-            return yardstick + FLOOR_ULPS[dtype] * EPS[dtype] * comparison.magnitude
+            floor = FLOOR_ULPS[dtype] * EPS[dtype]
+            if self.metadata.activations:
+                floor = LEVEL
+            return yardstick + floor * comparison.magnitude
         if self.chaotic(comparison):
             return math.inf
         amplified = EPS["float64"] / max(EPS[dtype], EPS["float32"])
