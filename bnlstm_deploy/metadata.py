@@ -24,16 +24,13 @@ VERIFIED = PREFIX + "verified."
 """Prefix of the properties that a passed check leaves."""
 
 TEXTS = (
-    "checkpoint_sha256",
-    "form",
-    "folding",
-    "dtype",
-    "reason",
-    "target",
-    "weights",
+    *("checkpoint_sha256", "form", "folding", "dtype", "reason", "target", "weights"),
     "activations",
 )
-VALUES = ("layers", "merge_tolerance", "length", "pads", "time_axes", "inlined", "format_version")
+VALUES = (
+    *("layers", "merge_tolerance", "calibrated", "length", "pads", "time_axes", "inlined"),
+    "format_version",
+)
 """Fields of `Metadata`: what the properties hold as it is, and as JSON."""
 
 PRODUCER = f"bnlstm-deploy {__version__}"
@@ -93,6 +90,8 @@ class Metadata:
     """`int8`, `float16` or `bfloat16` if weights are stored so in a graph of float32."""
     activations: str | None = None
     """`int8` if h is rounded to it before the hidden product."""
+    calibrated: bool = False
+    """Whether data chose how weights were rounded to int8."""
     length: int | None = None
     """T if the graph is for one number of timesteps only."""
     target: str = "cpu"
@@ -114,13 +113,21 @@ class Metadata:
         return max(layers.steps for layers in self.layers)
 
     @property
+    def numbers(self) -> str:
+        """What the graph computes with, in words: `float32, weights in int8, h in int8`."""
+        weights = f", weights in {self.weights}" if self.weights else ""
+        h = f", h in {self.activations}" if self.activations else ""
+        return f"{self.dtype}{weights}{h}"
+
+    @property
     def changes(self) -> str:
         """What the file changes of the model on purpose, in words; empty if nothing."""
         changes = []
         if self.merge_tolerance > 0:
             changes.append(f"merging rows of statistics ({self.merge_tolerance:g} at most)")
         if self.weights:
-            changes.append(f"storing weights in {self.weights}")
+            how = "calibrated " if self.calibrated else ""
+            changes.append(f"storing {how}weights in {self.weights}")
         if self.activations:
             changes.append(f"rounding h to {self.activations}")
         words = " and ".join([", ".join(changes[:-1]), changes[-1]] if changes[1:] else changes)

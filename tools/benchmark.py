@@ -24,7 +24,8 @@ process of its own, forked from a server that has imported the libraries and don
 started by the measuring process would inherit its peak.
 
 With --forms the graph forms are measured against each other instead: see `tools.forms`. With
---serving it is a server that batches against one that does not: see `tools.serving`.
+--serving it is a server that batches against one that does not: see `tools.serving`. Weights in
+fewer bits are measured by `tools.weights`, beside ONNX Runtime's quantized LSTM operator.
 
 Export times include drawing the weights, and the first one loading torch's exporter.
 

@@ -54,7 +54,7 @@ def bench(
         _measure(session, batch, steps, seconds)
         for batch, steps in track(sizes, "Measuring", console=console, transient=True)
     ]
-    table = Table(title=f"{model.name} on {session.providers[0]}, {session.native}")
+    table = Table(title=_title(model.name, session))
     for column in ("streams", "timesteps", "median ms", "p99 ms", "us a timestep", "streams/s"):
         table.add_column(column, justify="right")
     for row in rows:
@@ -71,11 +71,16 @@ def bench(
         report = {
             "providers": session.providers,
             "kernel": str(session.native),
+            "numbers": session.metadata.numbers,
             "threads": running.threads,
             "sizes": rows,
         }
         with replacing(json_report) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _title(name: str, session: "Session") -> str:
+    return f"{name}, {session.metadata.numbers}, on {session.providers[0]}, {session.native}"
 
 
 def _measure(session: "Session", batch: int, steps: int, seconds: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ from bnlstm_deploy.errors import CheckpointError, InputError
 from bnlstm_deploy.npz import read_npz
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from bnlstm_deploy.checkpoint import Imported
@@ -90,15 +91,25 @@ def _whole_model(
             raise CheckpointError(f"{checkpoint} does not fit {factory}: {error}") from error
     if inputs is None:
         return Loaded(model.eval())
-    arrays = read_npz(inputs)
+    arrays = read_arguments(model, inputs)
+    return Loaded(model.eval(), examples=tuple(map(torch.from_numpy, arrays.values())))
+
+
+def read_arguments(model: "nn.Module", path: Path) -> "dict[str, NDArray[Any]]":
+    """Read the arguments of a model of one's own, in their order.
+
+    Raises:
+        InputError: The file cannot be read, or its arrays are no arguments of the model.
+    """
+    arrays = read_npz(path)
     parameters = list(inspect.signature(model.forward).parameters)
     names = [name for name in parameters if name in arrays]
     if not names or set(arrays) - set(names):
         raise InputError(
-            f"{inputs} holds {sorted(arrays)}; name the arrays after the arguments of "
+            f"{path} holds {sorted(arrays)}; name the arrays after the arguments of "
             f"{type(model).__name__}.forward: {parameters}"
         )
-    return Loaded(model.eval(), examples=tuple(torch.from_numpy(arrays[name]) for name in names))
+    return {name: arrays[name] for name in names}
 
 
 def _fitting(tensors: "dict[str, Tensor]", expected: "dict[str, Tensor]") -> "dict[str, Tensor]":

@@ -59,12 +59,12 @@ def recalibrate(
 
     console = make_console()
     check_folder(output, force=force, inputs=(checkpoint, data, *reading.files))
-    x, ends, unused = _read(data, lengths=lengths)
+    x, ends, unused = read_sequences(data, lengths=lengths)
     model, imported, _ = load(console, checkpoint, reading)
     assert isinstance(model, BNLSTM | BNLSTMModel)
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
     if imported is not None and reading.batch_first is None:
-        _check_axes(data, x, ends)
+        check_axes(data, x, ends)
     if unused:
         console.print(f"not used of {data}: {', '.join(unused)}", style="yellow")
     sequences = x if rnn.batch_first else x.swapaxes(0, 1)
@@ -88,7 +88,7 @@ def recalibrate(
         console.print(f"warning: {warning}", style="yellow")
 
 
-def _check_axes(path: Path, x: NDArray[np.floating], ends: NDArray[np.integer] | None) -> None:
+def check_axes(path: Path, x: NDArray[np.floating], ends: NDArray[np.integer] | None) -> None:
     """Check that it is certain that x is time-major, which a checkpoint of other code does not say.
 
     Raises:
@@ -105,7 +105,7 @@ def _check_axes(path: Path, x: NDArray[np.floating], ends: NDArray[np.integer] |
         )
 
 
-def _read(
+def read_sequences(
     path: Path, *, lengths: bool
 ) -> tuple[NDArray[np.floating], NDArray[np.integer] | None, list[str]]:
     """Return the sequences, if asked for their lengths, and the names of what is not used."""

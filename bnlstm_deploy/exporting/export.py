@@ -4,10 +4,11 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.checkpoint.digest import state_sha256
 from bnlstm_deploy.dtypes import STORED
-from bnlstm_deploy.errors import ExportError
+from bnlstm_deploy.errors import ExportError, InputError
 from bnlstm_deploy.exporting.choose import AUTO, CPU, Request, summarize
 from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM, wide_dtype
 from bnlstm_deploy.exporting.forms import FACTORED, unrolled
@@ -32,8 +33,10 @@ from bnlstm_deploy.exporting.values import (
     with_fixed_time,
 )
 from bnlstm_deploy.folding.approximate import EXACT, INT8, Approximation
+from bnlstm_deploy.folding.calibrate import Calibrated, Observed
+from bnlstm_deploy.folding.calibrate import calibrate as round_direction
 from bnlstm_deploy.metadata import Metadata, RecurrentLayers
-from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.seal import serialize
 from bnlstm_deploy.signature import TIME
 
@@ -60,6 +63,7 @@ def export(
     merge_tolerance: float = 0.0,
     weights: str | None = None,
     activations: str | None = None,
+    calibration: Iterable[object] | None = None,
     inline: bool = False,
 ) -> Metadata:
     """Fold the BNLSTM layers of a model and write it as one ONNX file.
@@ -111,6 +115,9 @@ def export(
         activations: `int8`: h is rounded to multiples of 1/127 before the hidden product, which is
             then one of integers, where weights are in int8. CPUs have instructions for that, which
             the native kernel uses; the numbers are the same wherever it runs.
+        calibration: Minibatches like those of `recalibrate`, on which weights in int8 are rounded
+            so that their products change least, instead of each to the nearest. Of a model of
+            one's own a tuple holds its arguments.
         inline: Replace the nodes `bnlstm::BNLSTM` by the nodes of their functions, for engines that
             know no functions (docs/engines.md). The native kernel cannot run such a file.
 
@@ -133,7 +140,13 @@ def export(
     request = Request(form, folding, target, length, dtype_name)
     layers = recurrent_layers(model)
     _check_stored(weights, activations, dtype)
-    approximation = Approximation(merge_tolerance, weights, activations)
+    if calibration is not None and weights != INT8:
+        raise ExportError(
+            f"weights is {weights!r} with calibration data, which choose how weights are rounded "
+            "to int8; pass weights int8, or leave them out"
+        )
+    calibrated = None if calibration is None else calibrate(model, calibration, merge_tolerance)
+    approximation = Approximation(merge_tolerance, weights, activations, calibrated)
     folded = fold_layers(model, dtype, approximation)
     modules = [m for m in recurrent_modules(folded).values() if isinstance(m, FoldedBNLSTM)]
     for entry, module in zip(layers, modules, strict=True):
@@ -147,8 +160,9 @@ def export(
     if all(choice.form != unrolled.FORM for choice in choices.values()):
         length = None
 
+    # copies, for torch's exporter would take one tensor that is there twice for one input
     examples = tuple(
-        x.to("cpu", wide_dtype(dtype)) if x.is_floating_point() else x.cpu()
+        x.to("cpu", wide_dtype(dtype) if x.is_floating_point() else x.dtype, copy=True)
         for x in (example_inputs(model, length or 2) if inputs is None else inputs)
     )
     own = own_inputs(model, examples, input_names, dynamic_shapes)
@@ -177,6 +191,7 @@ def export(
         merge_tolerance=merge_tolerance,
         weights=weights,
         activations=activations,
+        calibrated=calibrated is not None,
         length=length,
         target=target,
         pads=of_outputs is not None,
@@ -216,6 +231,60 @@ def approximation_of(metadata: Metadata) -> Approximation:
     return Approximation(metadata.merge_tolerance, metadata.weights, metadata.activations)
 
 
+def calibrate(
+    model: nn.Module, batches: Iterable[object], merge_tolerance: float = 0.0
+) -> dict[str, Calibrated]:
+    """Round the weights of a model's BNLSTM layers to int8 for what they meet on data.
+
+    Args:
+        model: Any module that holds BNLSTM layers. It is copied, not changed, and run in float64.
+        batches: See `export`.
+        merge_tolerance: As the export's.
+
+    Returns:
+        The weights, by path and suffix of each layer and direction.
+
+    Raises:
+        FoldError: There are no data, or they are not finite.
+        InputError: A minibatch is no input of the model's.
+    """
+    folded = fold_layers(model, torch.float64, Approximation(merge_tolerance))
+    modules = {n: m for n, m in folded.named_modules() if isinstance(m, FoldedBNLSTM)}
+    for module in modules.values():
+        module.folded = module.folded.map(Observed.of)
+    with torch.no_grad(), np.errstate(over="ignore", invalid="ignore"):
+        for batch in batches:  # what is too large is found below
+            _run_batch(folded, batch, pairs=isinstance(model, BNLSTM | BNLSTMModel))
+    return {
+        name + suffix: round_direction(direction, direction.moments)
+        for name, module in modules.items()
+        for suffix, direction in module.directions()
+        if isinstance(direction, Observed)
+    }
+
+
+def _run_batch(model: nn.Module, batch: object, *, pairs: bool) -> None:
+    """Run the model in float64; a pair is an input and its lengths, else arguments are a tuple."""
+    given = batch if isinstance(batch, tuple | list) else [batch]
+    arguments = [value for value in given if isinstance(value, Tensor)]
+    if len(arguments) < len(given) or (pairs and len(arguments) > 2):
+        raise InputError(
+            f"a minibatch of the calibration data is {type(batch).__name__}; pass a tensor, or a "
+            "tuple of them: an input and its lengths, or the arguments of a model of your own"
+        )
+    tensors = [_cast(value, torch.float64) for value in arguments]
+    try:
+        if pairs and len(tensors) == 2:
+            model(tensors[0], lengths=tensors[1])
+        else:
+            model(*tensors)
+    except (RuntimeError, ValueError, TypeError) as error:  # of torch, and of numpy
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise InputError(
+            f"the model cannot be run on calibration data of shape {shapes}: {error}"
+        ) from error
+
+
 def fold_layers(
     model: nn.Module, dtype: torch.dtype, approximation: Approximation = EXACT
 ) -> nn.Module:
@@ -229,7 +298,7 @@ def fold_layers(
     folded = copy.deepcopy(model).eval().to("cpu", dtype)
     for name, module in model.named_modules():
         if isinstance(module, BNLSTM):
-            replacement = FoldedBNLSTM(module, dtype, approximation=approximation)
+            replacement = FoldedBNLSTM(module, dtype, approximation=approximation, path=name)
             folded.set_submodule(name, replacement.eval())
     return folded
 

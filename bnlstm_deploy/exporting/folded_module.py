@@ -31,6 +31,7 @@ class FoldedBNLSTM(nn.Module):
         dtype: To which the float64 fold is rounded, once; the module's own by default. float16 and
             bfloat16 are that of the weights, and all else is float32.
         approximation: What is changed on purpose; nothing by default.
+        path: Of the module in its model, by which the approximation may know it.
 
     Attributes:
         folded: The fold, rounded, with equal rows merged and constant scales in the weights.
@@ -55,6 +56,7 @@ class FoldedBNLSTM(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         approximation: Approximation = EXACT,
+        path: str = "",
     ) -> None:
         super().__init__()
         self.batch_first = module.batch_first
@@ -62,7 +64,7 @@ class FoldedBNLSTM(nn.Module):
         self.suffixes = [suffix for _, suffix in module.directions()]
         dtype = dtype or module.weight_ih_l0.dtype
         self.dtype, self.wide = dtype, wide_dtype(dtype)
-        exact = fold(module).map(approximation.of)
+        exact = approximation.apply(fold(module), path)
         # Rows that differed and are equal once rounded are equal to the graph.
         self.folded: FoldedLSTM = exact.map(lambda d: merge(round_to(d, dtype)))
         for suffix, direction in self.directions():

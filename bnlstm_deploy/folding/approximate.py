@@ -1,18 +1,17 @@
 """What a file changes of a fold on purpose: merged rows, weights and activations in fewer bits."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnlstm_deploy.errors import FoldError
-from bnlstm_deploy.folding.folded import FloatArray, FoldedDirection
+from bnlstm_deploy.folding.calibrate import LARGEST, Calibrated, whole_scale
+from bnlstm_deploy.folding.folded import FloatArray, FoldedDirection, FoldedLSTM
 from bnlstm_deploy.folding.merge import absorb_scales, merge
 
 INT8, FLOAT16 = "int8", "float16"
-
-LARGEST = 127
-"""Of int8, on either side of 0."""
 
 EXACT_INTEGERS = 2**24
 """Up to which every integer is a float32."""
@@ -28,27 +27,49 @@ class Approximation(NamedTuple):
     activations: str | None = None
     """`int8` for h in int8 as an operand of the hidden product, with weights in int8."""
 
+    calibrated: Mapping[str, Calibrated] | None = None
+    """The weights in int8 that data chose, by path and suffix of their layers and directions."""
+
     @property
     def exact(self) -> bool:
         """Whether the fold computes what it did."""
         return self == EXACT
 
-    def of(self, direction: FoldedDirection) -> FoldedDirection:
+    def apply(self, folded: FoldedLSTM, path: str = "") -> FoldedLSTM:
+        """Return the fold that a file holds, in float64, of the BNLSTM at a path in its model."""
+        return FoldedLSTM(
+            tuple(
+                tuple(
+                    self.of(direction, f"{path}_l{k}{'_reverse' * reverse}")
+                    for reverse, direction in enumerate(layer)
+                )
+                for k, layer in enumerate(folded.layers)
+            )
+        )
+
+    def of(self, direction: FoldedDirection, name: str = "") -> FoldedDirection:
         """Return the fold of a direction that a file holds, in float64.
+
+        Args:
+            direction: The fold.
+            name: By which `calibrated` has it.
 
         Raises:
             FoldError: The tolerance is negative, or a weight or a sum does not fit.
         """
         direction = absorb_scales(merge(direction, self.merge_tolerance))
         if self.weights is not None:
-            direction = quantize(direction, self.weights)
+            calibrated = None if self.calibrated is None else self.calibrated.get(name)
+            direction = quantize(direction, self.weights, calibrated)
         return direction if self.activations is None else round_h(direction)
 
 
 EXACT = Approximation()
 
 
-def quantize(direction: FoldedDirection, weights: str) -> FoldedDirection:
+def quantize(
+    direction: FoldedDirection, weights: str, calibrated: Calibrated | None = None
+) -> FoldedDirection:
     """Round weights to what they are stored as, each to the nearest.
 
     In int8 each row of a weight, that of a gate, has a scale s of its own, by which its largest
@@ -58,6 +79,7 @@ def quantize(direction: FoldedDirection, weights: str) -> FoldedDirection:
     Args:
         direction: In float64.
         weights: One of `dtypes.STORED`.
+        calibrated: The weights in int8, if they are known already.
 
     Raises:
         FoldError: A weight is larger than any number of float16.
@@ -68,9 +90,11 @@ def quantize(direction: FoldedDirection, weights: str) -> FoldedDirection:
         if weights != INT8:
             changed[weight] = round_floats(values, weights)
             continue
-        largest = np.abs(values).max(axis=1, initial=0)
-        of_row = np.where(largest > 0, largest, LARGEST) / LARGEST
-        changed[weight] = np.rint(values / of_row[:, None])
+        if calibrated is None:
+            of_row = whole_scale(values)
+            changed[weight] = np.rint(values / of_row[:, None])
+        else:
+            changed[weight], of_row = getattr(calibrated, weight)
         changed[scale] = getattr(direction, scale) * of_row
     return replace(direction, **changed)
 

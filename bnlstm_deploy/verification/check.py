@@ -27,6 +27,7 @@ from bnlstm_deploy.verification.diagnosis.failure import explain
 from bnlstm_deploy.verification.judging.comparison import Scales
 from bnlstm_deploy.verification.judging.report import Report
 from bnlstm_deploy.verification.judging.structure import Finding, check_structure
+from bnlstm_deploy.verification.measuring.approximation import approximation_in
 from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.branches import Branches
 from bnlstm_deploy.verification.measuring.cases import Sample, default_sample
@@ -171,13 +172,14 @@ def verify(
             each.metadata = metadata
         lengths = [graph.inputs[number].name for number in find_lengths(model, examples)]
         draw = Draw(graph, sample, generator, lengths)
-        checker = Checker(model, graphs, seed)
+        proto = onnx.load(run_path)
+        checker = Checker(model, graphs, seed, approximation_in(model, proto, metadata))
         _check_same_outputs(checker, examples)
         if served is not None:
             structure += served.findings
             if not served.alike:
                 checker.graphs.clear()
-        branches = None if served is not None else Branches(onnx.load(run_path), open_copy)
+        branches = None if served is not None else Branches(proto, open_copy)
         not_checked = check_precision(checker, draw, generator, served, branches, show)
         steps = graph.metadata.length or min(graph.metadata.steps + 1, LONGEST)
         show("conditions", 0, 1)

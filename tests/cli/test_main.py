@@ -115,7 +115,10 @@ def test_bench_measures_every_size(folder):
         "bench.json",
     )
     assert result.returncode == 0, result.stderr
-    sizes = json.loads((folder / "bench.json").read_text())["sizes"]
+    report = json.loads((folder / "bench.json").read_text())
+    assert report["numbers"] == "float32"
+    assert "m.onnx, float32, on CPUExecutionProvider" in result.stdout
+    sizes = report["sizes"]
     assert [(s["batch_size"], s["length"]) for s in sizes] == [(1, 5), (1, 9), (3, 5), (3, 9)]
     assert all(s["median_ms"] > 0 for s in sizes)
     assert fails(run(folder, "bench", "m.onnx", "-b", "0"), "must be at least 1")

@@ -245,3 +245,22 @@ def test_the_folded_module_runs_outside_export_too():
     torch.testing.assert_close(
         FoldedBNLSTM(model)(x, lengths=lengths, step=step), model(x, lengths=lengths, step=step)
     )
+
+
+def test_one_tensor_as_two_examples_is_two_inputs(tmp_path):
+    """torch's exporter takes a tensor that is there twice for one input."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = randomize(BNLSTM(3, 5, max_length=4))
+
+        def forward(self, left, right):
+            return self.rnn(left)[0] - self.rnn.weight_ih_l0[0, 0] * right[..., :1]
+
+    model = Two().eval()
+    x = torch.randn(4, 2, 3)
+    export(model, tmp_path / "m.onnx", (x, x))
+    left, right = torch.randn(2, 4, 2, 3)
+    found = Session(tmp_path / "m.onnx").run({"left": left.numpy(), "right": right.numpy()})
+    assert_near(found["output"], model(left, right))

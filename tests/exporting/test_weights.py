@@ -8,12 +8,13 @@ import torch
 from onnx import numpy_helper
 
 from bnlstm_deploy.dtypes import STORED
-from bnlstm_deploy.errors import ExportError, RuntimeSessionError
+from bnlstm_deploy.errors import ExportError, FoldError, InputError, RuntimeSessionError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.folding.approximate import Approximation
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.runtime import Session, State
+from bnlstm_deploy.verification import sample_like, verify
 from tests.models import randomize
 
 TYPES = {"int8": 3, "float16": 10, "bfloat16": 16}
@@ -76,6 +77,74 @@ def test_h_is_rounded_before_the_hidden_product(options, native, tmp_path):
     assert np.abs(found - changed)[0, near].max() < 1e-5 < np.abs(found - plain).max()
 
 
+def test_calibrated_weights_cost_less_on_such_data(tmp_path):
+    rnn = model(50)
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(2, 6, generator=generator)
+    batches = [torch.randn(12, 30, 2, generator=generator) @ mixed for _ in range(4)]
+    *data, unseen = batches
+    exact = fold_layers(rnn, torch.float64)(unseen.double())[0]
+    errors = {}
+    for name, calibration in (("nearest", None), ("calibrated", iter(data))):
+        path = tmp_path / f"{name}.onnx"
+        metadata = export(rnn, path, weights="int8", calibration=calibration)
+        assert metadata.calibrated == (calibration is not None)
+        output, _ = Session(path)(unseen.numpy())
+        errors[name] = np.abs(output - exact.numpy()).mean()
+    assert errors["calibrated"] < 0.8 * errors["nearest"]
+    report = verify(rnn, tmp_path / "calibrated.onnx", search_seconds=0, isolated=False)
+    assert report.passed, report.stages
+    assert report.metadata.changes == "Storing calibrated weights in int8"
+
+
+def test_calibration_with_lengths_and_of_a_model_of_one_s_own(tmp_path):
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = model(20)
+            self.second = randomize(BNLSTM(6, 20, max_length=3), seed=1)
+
+        def forward(self, left, right):
+            return self.first(left)[0] + self.second(right)[0]
+
+    x = torch.randn(7, 5, 6, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([7, 3, 1, 0, 2])
+    export(model(), tmp_path / "m.onnx", weights="int8", calibration=[(x, lengths)])
+    two = Two().eval()
+    export(two, tmp_path / "two.onnx", (x, x), weights="int8", calibration=[(x, 2 * x), (x, x)])
+    report = verify(
+        two,
+        tmp_path / "two.onnx",
+        sample=sample_like(two, (x, x)),
+        search_seconds=0,
+        isolated=False,
+    )
+    assert report.passed, report.stages
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        ([], FoldError, "the calibration data have no timestep"),
+        ([torch.zeros(0, 3, 6)], FoldError, "the calibration data have no timestep"),
+        ([torch.full((3, 2, 6), torch.nan)], FoldError, "are not finite or too large"),
+        (
+            [torch.full((3, 2, 6), 1e300, dtype=torch.float64)],
+            FoldError,
+            "are not finite or too large",
+        ),
+        ([torch.zeros(3, 2, 7)], InputError, r"of shape \(3, 2, 7\)"),
+        ([torch.zeros(3, 6)], (InputError, ExportError), "axes|shape"),
+        ([np.zeros((3, 2, 6))], InputError, "is ndarray; pass a tensor"),
+        ([(torch.zeros(3, 2, 6),) * 3], InputError, "an input and its lengths"),
+    ],
+)
+def test_data_that_cannot_be_used(batches, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        export(model(), tmp_path / "m.onnx", weights="int8", calibration=batches)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("weights", STORED)
 def test_onnx_s_own_evaluator_runs_it(weights, tmp_path):
     export(model(), tmp_path / "m.onnx", weights=weights)
@@ -108,6 +177,7 @@ def test_files_shrink(tmp_path):
         ({"weights": "int4"}, "weights is 'int4'; pass one of int8, float16, bfloat16"),
         ({"weights": "int8", "dtype": torch.float16}, "in graphs of float32; leave one of them"),
         ({"weights": "int8", "dtype": torch.float64}, "in graphs of float32; leave one of them"),
+        ({"calibration": [torch.zeros(3, 2, 6)]}, "weights is None with calibration data, which"),
         ({"activations": "int8"}, "activations is 'int8' and weights is None: integers are"),
         ({"activations": "int8", "weights": "bfloat16"}, "pass weights int8, too"),
         ({"activations": "int4", "weights": "int8"}, "activations is 'int4'; pass int8, or leave"),

@@ -38,6 +38,7 @@ def _known_references():
     def remembered(references, trials):
         key = _digest(
             *_of_model(references.truth.lifted),
+            *_of_model(references.target.lifted),
             *(references.metadata.dtype, *approximation_of(references.metadata)),
             *(references.truth.inputs, references.truth.outputs, references.truth.state_outputs),
             *(references._seed, references._signature),

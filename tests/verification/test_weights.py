@@ -107,6 +107,32 @@ def test_a_file_that_changes_nothing_has_no_costs(model, tmp_path):
     assert not report.costs
 
 
+@pytest.mark.parametrize("activations", [None, "int8"])
+def test_calibrated_weights_are_those_of_the_model(model, activations, tmp_path):
+    """One element on the other side of its neighbours is none of them, nor is another scale."""
+    data = [torch.randn(9, 8, 3, generator=torch.Generator().manual_seed(0))]
+    options = {"weights": "int8", "activations": activations, "calibration": data}
+    export(model, tmp_path / "m.onnx", **options)
+    report = check(model, tmp_path / "m.onnx")
+    assert report.passed, report.stages
+    assert report.metadata.calibrated
+    for name, change in (
+        ("weight_hh_l1", lambda v: np.where(np.arange(v.size).reshape(v.shape) == 43, -v, v)),
+        ("weight_ih_l0", lambda v: v[::-1]),
+        ("hidden_scale_l0", lambda v: v * np.float32(1.002)),
+    ):
+        proto = onnx.load(tmp_path / "m.onnx")
+        (entry,) = (e for e in proto.graph.initializer if e.name == name)
+        values = np.ascontiguousarray(change(numpy_helper.to_array(entry)))
+        entry.CopyFrom(numpy_helper.from_array(values, name))
+        seal = [e for e in proto.metadata_props if e.key == "bnlstm.sha256"]
+        proto.metadata_props.remove(seal[0])
+        onnx.save(proto, tmp_path / "wrong.onnx")
+        wrong = check(model, tmp_path / "wrong.onnx")
+        assert not wrong.passed
+        assert any(f.name == "arrays" and not f.ok for f in wrong.structure), name
+
+
 def test_one_element_that_is_off_by_one_is_found(model, tmp_path):
     export(model, tmp_path / "m.onnx", weights="int8")
     proto = onnx.load(tmp_path / "m.onnx")

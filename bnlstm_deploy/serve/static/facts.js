@@ -37,7 +37,9 @@ export function factSections(model) {
     el("h2", { id: "graph-title" }, "Graph"),
     list([["file", `${file.name}, ${bytes(file.bytes)}`], ["form", metadata.form],
       ["why", metadata.reason], ["folding", metadata.folding], ["dtype", metadata.dtype],
-      ["weights in", metadata.weights ?? ""],
+      ["weights in", metadata.weights ? metadata.weights
+        + (metadata.calibrated ? ", calibrated" : "") : ""],
+      ["h in", metadata.activations ?? ""],
       ["runs as", model.kernel],
       ["timesteps", metadata.length ?? "any number"], ["target", metadata.target],
       ["padded sequences", metadata.pads ? "yes: sequences of different lengths share a batch"

@@ -12,13 +12,14 @@ from torch import nn
 
 from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import FoldError
-from bnlstm_deploy.exporting.export import approximation_of
 from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
 from bnlstm_deploy.exporting.values import NO_LENGTH
 from bnlstm_deploy.folding import FoldedDirection
+from bnlstm_deploy.folding.calibrate import LARGEST
 from bnlstm_deploy.folding.folded import FLOATS
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.verification.diagnosis.places import ARRAYS, Place, bnlstms
+from bnlstm_deploy.verification.measuring.approximation import approximation_in
 
 Values = NDArray[np.generic]
 
@@ -104,8 +105,9 @@ def compare_arrays(
     defaults: dict[str, Values] = {}
     used: set[str] = set()
     modules = bnlstms(model)
+    approximation = approximation_in(model, proto, metadata)
     folds = {
-        path: FoldedBNLSTM(module, dtype, approximation=approximation_of(metadata))
+        path: FoldedBNLSTM(module, dtype, approximation=approximation, path=path)
         for path, module in modules.items()
     }
     for place, inputs in arrays.items():
@@ -116,7 +118,8 @@ def compare_arrays(
             label = inputs.get(name) or place.array_name(name)
             if given is not None or name in expected:
                 differences += _differences(label, str(place), expected.get(name), given)
-        direction = _direction(held, inputs)
+        levels = LARGEST if metadata.activations else 0
+        direction = _direction(held, inputs, levels)
         if direction is not None:
             directions[place] = direction
     for entry, fold in zip(metadata.layers, folds.values(), strict=True):
@@ -160,7 +163,9 @@ def _defaults(fold: FoldedBNLSTM) -> dict[str, Values]:
     }
 
 
-def _direction(held: Mapping[str, Values], inputs: Mapping[str, str]) -> FoldedDirection | None:
+def _direction(
+    held: Mapping[str, Values], inputs: Mapping[str, str], h_levels: int
+) -> FoldedDirection | None:
     """Return the fold that the arrays of a node are; None if they are none."""
     arrays = {n: held[inputs[n]] for n in ARRAYS if inputs.get(n, "") in held}
     if not {"weight_ih", "weight_hh", "bias"} <= arrays.keys():
@@ -176,7 +181,7 @@ def _direction(held: Mapping[str, Values], inputs: Mapping[str, str]) -> FoldedD
     arrays = {name: arrays.get(name, blanks.get(name)) for name in ARRAYS}  # type: ignore[misc]
     floats = {name: arrays[name].astype(np.float64) for name in FLOATS}
     try:
-        return FoldedDirection(**floats, rows=arrays["rows"])  # type: ignore[arg-type]
+        return FoldedDirection(**floats, rows=arrays["rows"], h_levels=h_levels)  # type: ignore[arg-type]
     except FoldError:
         return None
 

@@ -13,7 +13,7 @@ from torch import nn
 from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.codec import to_plain
 from bnlstm_deploy.errors import VerificationError
-from bnlstm_deploy.exporting.export import approximation_of, fold_layers
+from bnlstm_deploy.exporting.export import fold_layers
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.signature import Array
@@ -29,6 +29,7 @@ from bnlstm_deploy.verification.diagnosis.narrowing import Minimal, excess, narr
 from bnlstm_deploy.verification.diagnosis.origin import Origin
 from bnlstm_deploy.verification.diagnosis.places import find_arrays, find_nodes, places
 from bnlstm_deploy.verification.diagnosis.trace import trace
+from bnlstm_deploy.verification.measuring.approximation import approximation_in
 from bnlstm_deploy.verification.measuring.lengths import find_lengths
 from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.trial import Run, TorchModel
@@ -153,7 +154,7 @@ def diagnose(
     }
     trained = TorchModel(copy.deepcopy(model), metadata.layers, graph, torch.float64)
     truth = trained
-    approximation = approximation_of(metadata)
+    approximation = approximation_in(model, proto, metadata)
     if not approximation.exact:
         changed = fold_layers(model, torch.float64, approximation)
         truth = TorchModel(changed, metadata.layers, graph, torch.float64)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from bnlstm_deploy.dtypes import EPS
-from bnlstm_deploy.exporting.export import approximation_of
 from bnlstm_deploy.folding import fold
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.signature import Array
@@ -19,6 +18,7 @@ from bnlstm_deploy.verification.diagnosis.origin import Origin, origin_of
 from bnlstm_deploy.verification.diagnosis.places import Place, bnlstms
 from bnlstm_deploy.verification.diagnosis.recompute import Rounding, Value, exact
 from bnlstm_deploy.verification.diagnosis.surroundings import RecurrentOutputs, Surroundings
+from bnlstm_deploy.verification.measuring.approximation import approximation_in
 from bnlstm_deploy.verification.measuring.process import Graph
 
 OUTSIDE_ERROR = 8.0
@@ -81,8 +81,10 @@ def trace(
         return Value(exact_value, np.full(value.shape, OUTSIDE_ERROR * (noise + ulp)))
 
     found: list[Origin] = []
-    approximation = approximation_of(graph.metadata)
-    folds = {path: fold(module).map(approximation.of) for path, module in bnlstms(model).items()}
+    approximation = approximation_in(model, proto, graph.metadata)
+    folds = {
+        path: approximation.apply(fold(module), path) for path, module in bnlstms(model).items()
+    }
     for place, node in nodes.items():
         call = calls[place.path]
         x = bounded(call.x, calls_32[place.path].x)

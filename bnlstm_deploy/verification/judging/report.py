@@ -30,7 +30,7 @@ FLOOR_ULPS = {"float32": 8, "float16": 1, "bfloat16": 1}
 """Errors below this many ULP of the largest true magnitude always pass, by the graph's dtype."""
 
 LEVEL = 1 / 127
-"""The same where h is rounded to int8: another rounding before may make it the next level."""
+"""EPS where h is rounded to int8."""
 
 CHAOS = 1e-2
 """A yardstick above this part of the largest true magnitude: the outputs are noise in float32.
@@ -234,26 +234,31 @@ class Report:
                 found[c.kind] = max(found.get(c.kind, 0.0), c.noise)
         return found
 
+    @property
+    def _eps(self) -> float:
+        """What the yardsticks are the rounding of."""
+        return LEVEL if self.metadata.activations else EPS[self.metadata.dtype]
+
     def yardstick(self, comparison: Comparison) -> float:
         """Return the error that rounding makes in cases like this one.
 
         It is the training model's own error, or that of the fold in numpy where that is larger (a
         fold subtracts scale * mean where the training model subtracts the mean); of either the
         largest in all cases of that many timesteps and that kind of inputs, since that of a single
-        short case is luck.
+        short case is luck. Where h is rounded to int8, it is no less than what that does by
+        itself: of two levels that are as near, other rounding before decides.
         """
         return max(comparison.noise, self._yardsticks.get(comparison.kind, 0.0))
 
     def chaotic(self, comparison: Comparison) -> bool:
         """Whether the training model's own output is noise in cases like this one."""
-        limit = CHAOS * max(EPS[self.metadata.dtype] / EPS["float32"], 1)
+        limit = CHAOS * max(self._eps / EPS["float32"], 1)
         return self.yardstick(comparison) > limit * comparison.magnitude
 
     def budget(self, comparison: Comparison) -> float:
         """Return the largest error that passes.
 
-        A graph may be off by `ratio_limit` yardsticks and a floor of a few ULP of its dtype, or of
-        one level of what h is rounded to. The
+        A graph may be off by `ratio_limit` yardsticks and a floor of a few ULP of its dtype. The
         fold and a float64 graph may be off by the algebra's limit, and by as much more as the
         yardstick, taken in float32 there, shows that rounding is amplified; in chaotic cases by
         anything.
@@ -261,13 +266,10 @@ class Report:
         yardstick = self.ratio_limit * self.yardstick(comparison)
         dtype = self.metadata.dtype
         if comparison.stage != "algebra" and dtype != "float64":
-            floor = FLOOR_ULPS[dtype] * EPS[dtype]
-            if self.metadata.activations:
-                floor = LEVEL
-            return yardstick + floor * comparison.magnitude
+            return yardstick + FLOOR_ULPS[dtype] * EPS[dtype] * comparison.magnitude
         if self.chaotic(comparison):
             return math.inf
-        amplified = EPS["float64"] / max(EPS[dtype], EPS["float32"])
+        amplified = EPS["float64"] / max(self._eps, EPS["float32"])
         return ALGEBRA_LIMIT * comparison.magnitude + yardstick * amplified
 
     def first_over(self, curve: Curve) -> int | None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import RuntimeSessionError
+from bnlstm_deploy.folding.approximate import Approximation
 from bnlstm_deploy.signature import TIME, Array
 from bnlstm_deploy.verification.judging.comparison import (
     Comparison,
@@ -61,6 +62,7 @@ class Checker:
         model: The training model.
         graphs: The exported graph, by backend.
         seed: Of the inexact activation functions, and of what moves inputs by an ULP.
+        approximation: What the graph changes on purpose; by default what its metadata say.
 
     Attributes:
         references: Runs the training model and its fold.
@@ -76,11 +78,17 @@ class Checker:
             case; the places to look if the check fails.
     """
 
-    def __init__(self, model: nn.Module, graphs: Mapping[Backend, Graph], seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graphs: Mapping[Backend, Graph],
+        seed: int,
+        approximation: Approximation | None = None,
+    ) -> None:
         self.graphs = dict(graphs)
         self.graph = next(iter(self.graphs.values()))
         self.seed = seed
-        self.references = References(model, self.graph, seed)
+        self.references = References(model, self.graph, seed, approximation)
         self.truth, self.target = self.references.truth, self.references.target
         self.comparisons: list[Comparison] = []
         self.curves: dict[tuple[Backend, int, str], Curve] = {}

@@ -13,7 +13,7 @@ from torch import nn
 from bnlstm_deploy.dtypes import EPS, REDUCED
 from bnlstm_deploy.exporting.export import approximation_of, fold_layers
 from bnlstm_deploy.exporting.lifted import recurrent_modules
-from bnlstm_deploy.folding.approximate import EXACT
+from bnlstm_deploy.folding.approximate import EXACT, Approximation
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.judging.comparison import distance
@@ -39,7 +39,8 @@ class Reference:
     target: Mapping[str, Array]
     """What the graph ought to give: `expected`, or what the fold gives as it was changed."""
     jittered: Mapping[str, float]
-    """The largest own errors on inputs that are off by an ULP."""
+    """The largest own errors on inputs that are off by an ULP; where h is rounded to int8, no less
+    than what that does."""
 
     def others(self, value: str) -> tuple[Array, NDArray[np.float64], Array]:
         """Return what is compared beside the truth."""
@@ -57,6 +58,7 @@ class References:
         model: The training model. It is copied.
         graph: The graph, for its names and metadata.
         seed: Of the inexact activation functions, and of what moves inputs by an ULP.
+        approximation: What the graph changes on purpose; by default what its metadata say.
 
     Attributes:
         metadata: The graph's.
@@ -64,7 +66,13 @@ class References:
         target: What the graph ought to be, in float64: the truth, or the fold as it was changed.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, seed: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        seed: int,
+        approximation: Approximation | None = None,
+    ) -> None:
         self._signature = graph.signature
         self._seed = seed
         self.metadata = metadata = graph.metadata
@@ -73,15 +81,21 @@ class References:
         self._reduced = getattr(torch, metadata.dtype) if metadata.dtype in REDUCED else None
         self.truth = TorchModel(copy.deepcopy(model), layers, graph, torch.float64)
         self._own = TorchModel(copy.deepcopy(model), layers, graph, torch.float32)
+        if approximation is None:
+            approximation = approximation_of(metadata)
         self._folded, changed, self._folded_32 = (
             TorchModel(fold_layers(model, dtype, change), layers, graph, dtype)
             for dtype, change in (
                 (torch.float64, EXACT),
-                (torch.float64, approximation_of(metadata)),
+                (torch.float64, approximation),
                 (self._reduced or torch.float32, EXACT),
             )
         )
-        self.target = self.truth if approximation_of(metadata).exact else changed
+        self.target = self.truth if approximation.exact else changed
+        self._float_h: TorchModel | None = None  # the target without rounding of h, if it has that
+        if approximation.activations is not None:
+            unrounded = fold_layers(model, torch.float64, approximation._replace(activations=None))
+            self._float_h = TorchModel(unrounded, layers, graph, torch.float64)
         self._known: dict[Trial, Reference] = {}
         self._independent: bool | None = None  # whether streams are; None until that is tried
 
@@ -138,10 +152,10 @@ class References:
         further_runs = further.map(self._run_further)
         moved = iter(runs[len(trials) :])
         references = {}
-        for (trial, jitters), (expected, rounded, folded), (exact, target, *noisy) in zip(
+        for (trial, jitters), (expected, rounded, folded), (exact, target, float_h, *noisy) in zip(
             trials, runs, further_runs, strict=False
         ):
-            jittered = dict.fromkeys(expected, 0.0)
+            jittered = {name: distance(target[name], float_h[name]) for name in expected}
             for truth, *own in itertools.islice(moved, jitters):
                 for name, value in truth.items():
                     errors = (distance(run[name], value) for run in own)
@@ -163,7 +177,8 @@ class References:
     def _run_further(self, trial: Trial) -> Sequence[Mapping[str, Array]]:
         exact = trial.run(self._folded.run)
         target = exact if self.target is self.truth else trial.run(self.target.run)
-        return [exact, target, *noisy_runs(self.truth.run, trial, self._seed)]
+        float_h = target if self._float_h is None else trial.run(self._float_h.run)
+        return [exact, target, float_h, *noisy_runs(self.truth.run, trial, self._seed)]
 
     def _joins(self, trial: Trial) -> bool:
         """Whether the streams of a trial may be run beside those of others."""
