@@ -1,6 +1,8 @@
 """The checker holds a file with stored weights to those weights, as exactly as any other."""
 
 import copy
+import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -88,6 +90,16 @@ def test_what_it_costs_is_measured_against_numpy_and_held_to_a_budget(tmp_path):
         assert report.judged(4.0, limit).passed == passed
         again = Report.from_dict(report.judged(4.0, limit).to_dict())
         assert (again.costs, again.passed) == (report.costs, passed)
+
+
+def test_what_is_not_a_number_is_over_any_budget(model, tmp_path):
+    export(model, tmp_path / "m.onnx", weights="int8")
+    report = check(model, tmp_path / "m.onnx")
+    first, *rest = report.costs
+    wrong = replace(first, largest=(math.nan, *first.largest[1:]))
+    for costs in ((wrong, *rest), (*rest, wrong)):
+        assert report.judged(4.0, 1e6).passed
+        assert not replace(report, costs=costs, cost_limit=1e6).passed
 
 
 def test_random_inputs_cost_what_the_largest_case_does(model, tmp_path):

@@ -185,8 +185,10 @@ class Report:
 
     def _cost_stage(self) -> StageResult:
         found = self.judged_costs
-        worst = max(found, key=lambda c: max(c.largest, default=0))
-        error = max(worst.largest, default=0.0)
+        # what is not a number is worse than any
+        errors = [math.inf if math.isnan(e) else e for e in (largest(c.largest) for c in found)]
+        error = max(errors)
+        worst = found[errors.index(error)]
         count = sum(c.count * len(c.mean) for c in found)
         mean = sum(c.count * sum(c.mean) for c in found) / max(count, 1)
         text = f"{self.metadata.changes} moves outputs by {error:.1e}, {mean:.1e} on average"
