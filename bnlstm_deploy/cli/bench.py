@@ -54,7 +54,8 @@ def bench(
         _measure(session, batch, steps, seconds)
         for batch, steps in track(sizes, "Measuring", console=console, transient=True)
     ]
-    table = Table(title=_title(model.name, session))
+    numbers, provider = session.metadata.numbers, session.providers[0]
+    table = Table(title=f"{model.name}, {numbers}, on {provider}, {session.native}")
     for column in ("streams", "timesteps", "median ms", "p99 ms", "us a timestep", "streams/s"):
         table.add_column(column, justify="right")
     for row in rows:
@@ -71,16 +72,12 @@ def bench(
         report = {
             "providers": session.providers,
             "kernel": str(session.native),
-            "numbers": session.metadata.numbers,
+            "numbers": numbers,
             "threads": running.threads,
             "sizes": rows,
         }
         with replacing(json_report) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def _title(name: str, session: "Session") -> str:
-    return f"{name}, {session.metadata.numbers}, on {session.providers[0]}, {session.native}"
 
 
 def _measure(session: "Session", batch: int, steps: int, seconds: float) -> dict[str, float]:

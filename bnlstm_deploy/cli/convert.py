@@ -1,33 +1,24 @@
 """bnlstm-deploy convert."""
 
 import contextlib
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress, track
+from rich.progress import Progress
 
 from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.cli.console import make_console
-from bnlstm_deploy.cli.load import Loaded, load, read_arguments
+from bnlstm_deploy.cli.load import load
 from bnlstm_deploy.cli.options import Budget, Force, OptionalCheckpoint, OwnModel, Reading
-from bnlstm_deploy.cli.recalibrate import check_axes, read_sequences
+from bnlstm_deploy.cli.sequences import minibatches
 from bnlstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bnlstm_deploy.checkpoint import Imported
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
-
-
-CALIBRATION_BATCH = 64
-"""Sequences that the model is run on at once."""
 
 
 class Dtype(StrEnum):
@@ -145,8 +136,9 @@ def convert(
         Path | None,
         typer.Option(
             metavar="X.npz",
-            help="With --weights int8: sequences, as the array input or x, or the arguments of a "
-            "model of your own; weights are rounded so that products with these change least.",
+            help="With --weights int8: sequences, as the array input or x, and lengths, if they "
+            "have any, or the arguments of a model of your own; weights are rounded so that "
+            "products with these change least.",
         ),
     ] = None,
     inline: Annotated[
@@ -197,7 +189,7 @@ def convert(
             batches = None
             if calibrate is not None:
                 known = reading.batch_first is not None
-                batches = _batches(console, loaded, calibrate, axes_are_known=known)
+                batches = minibatches(console, loaded, calibrate, axes_are_known=known)
             with contextlib.nullcontext() if batches else console.status("Folding and exporting"):
                 metadata = export(
                     loaded.model,
@@ -241,43 +233,6 @@ def _files(output: Path, lengths: list[int]) -> dict[Path, int | None]:
     if len(lengths) < 2:
         return {output: lengths[0] if lengths else None}
     return {output.with_stem(f"{output.stem}-T{time}"): time for time in sorted(lengths)}
-
-
-def _batches(
-    console: Console, loaded: Loaded, path: Path, *, axes_are_known: bool
-) -> Iterator["tuple[Tensor, ...]"]:
-    """Yield minibatches of the calibration data, with a progress bar.
-
-    Raises:
-        InputError: The file does not hold the model's input, or values that are not finite.
-    """
-    import torch
-
-    from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
-
-    model = loaded.model
-    arrays: dict[str, NDArray[Any]]
-    axis = 0
-    if isinstance(model, BNLSTM | BNLSTMModel):
-        x, ends, _ = read_sequences(path, lengths=False)
-        rnn = model.rnn if isinstance(model, BNLSTMModel) else model
-        if x.shape[2] != rnn.input_size:
-            raise InputError(
-                f"{path} has sequences of {x.shape[2]} features, and the model takes "
-                f"{rnn.input_size}; pass data of the model's own input"
-            )
-        if loaded.imported is not None and not axes_are_known:
-            check_axes(path, x, ends)
-        arrays, axis = {"x": x}, 0 if rnn.batch_first else 1
-    else:
-        arrays = read_arguments(model, path)
-        for name, array in arrays.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise InputError(f"{path}: {name} is not finite; pass numbers that the model takes")
-    rows = min(array.shape[axis] for array in arrays.values())
-    parts = np.array_split(np.arange(rows), max(1, rows // CALIBRATION_BATCH))
-    for part in track(parts, "Calibrating", console=console, transient=True):
-        yield tuple(torch.from_numpy(a.take(part, axis=axis)) for a in arrays.values())
 
 
 def _check_recording(

@@ -6,19 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.progress import track
 
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import load
 from bnlstm_deploy.cli.options import Checkpoint, Force, Reading
-from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.npz import read_npz
+from bnlstm_deploy.cli.sequences import check_axes, read_sequences
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-INPUT_NAMES = ("input", "x")
 
 
 def recalibrate(
@@ -86,46 +82,3 @@ def recalibrate(
     console.print(f"Wrote {output}: statistics of {len(sequences)} sequences")
     for warning in warnings(rnn):
         console.print(f"warning: {warning}", style="yellow")
-
-
-def check_axes(path: Path, x: NDArray[np.floating], ends: NDArray[np.integer] | None) -> None:
-    """Check that it is certain that x is time-major, which a checkpoint of other code does not say.
-
-    Raises:
-        InputError: It is not.
-    """
-    time_major, batch_first = (
-        size > 1 and (ends is None or len(ends) == size) for size in (x.shape[1], x.shape[0])
-    )
-    if batch_first:
-        which = "--batch-first or --time-major" if time_major else "--batch-first"
-        raise InputError(
-            f"{path} has sequences of shape {x.shape}, which may be (N, T, D) and "
-            f"{'(T, N, D)' if time_major else 'nothing else'}; say so by {which}"
-        )
-
-
-def read_sequences(
-    path: Path, *, lengths: bool
-) -> tuple[NDArray[np.floating], NDArray[np.integer] | None, list[str]]:
-    """Return the sequences, if asked for their lengths, and the names of what is not used."""
-    arrays = read_npz(path)
-    names = [name for name in INPUT_NAMES if name in arrays]
-    needed = ["lengths"] if lengths else []
-    if len(names) != 1 or any(name not in arrays for name in needed):
-        raise InputError(
-            f"{path} holds {sorted(arrays)}; it needs one of {' and '.join(INPUT_NAMES)}"
-            + (", and lengths" if lengths else "")
-        )
-    x = arrays[names[0]]
-    if x.ndim != 3 or x.dtype.kind != "f" or not np.isfinite(x).all():
-        raise InputError(
-            f"{path}: {names[0]} is {x.dtype} of shape {x.shape}; pass finite floating point "
-            "numbers, (N, T, D) or (T, N, D)"
-        )
-    ends = arrays["lengths"] if lengths else None
-    if ends is not None and (ends.ndim != 1 or ends.dtype.kind not in "iu"):
-        raise InputError(
-            f"{path}: lengths is {ends.dtype} of shape {ends.shape}; pass integers (N,)"
-        )
-    return x, ends, sorted(arrays.keys() - {names[0], *needed})

@@ -145,7 +145,7 @@ def whole_scale(weight: FloatArray) -> FloatArray:
     return scale
 
 
-def held(weight: FloatArray, levels: FloatArray, scale: FloatArray) -> Levels | None:
+def levels_in_file(weight: FloatArray, levels: FloatArray, scale: FloatArray) -> Levels | None:
     """Return what `round_weight` may have made of a weight, from what a file holds.
 
     Args:

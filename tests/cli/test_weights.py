@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from bnlstm_deploy.checkpoint import save_checkpoint
@@ -39,6 +41,9 @@ def folder(tmp_path, monkeypatch):
     np.savez("wide.npz", x=np.zeros((4, 7, 3), np.float32))
     np.savez("none.npz", x=np.zeros((0, 7, 2), np.float32))
     np.savez("other.npz", left=x)
+    np.savez("ragged.npz", x=x, lengths=np.arange(40) % 8)
+    np.savez("long.npz", x=x, lengths=np.full(40, 8))
+    np.savez("few.npz", x=x, lengths=np.full(39, 7))
     np.savez("both.npz", left=x, right=x)
     np.savez("infinite.npz", left=x, right=np.full_like(x, np.inf))
     return tmp_path
@@ -64,6 +69,23 @@ def test_all_of_them_and_what_inspect_says(folder):
         checked = run(Path(), "verify", "ck", "m.onnx", *data, "--budget", budget)
         assert checked.returncode == code, checked.stderr
         assert "of 40 answers agree" in checked.stdout
+
+
+def test_padding_is_no_data(folder):
+    """What is past a stream's length changes no weight; without lengths it does."""
+    held = np.load("ragged.npz")
+    x, lengths = held["x"], held["lengths"]
+    padding = np.arange(x.shape[1]) >= lengths[:, None]
+    np.savez("noise.npz", x=np.where(padding[..., None], 1e3, x), lengths=lengths)
+    np.savez("all.npz", x=np.where(padding[..., None], 1e3, x))
+    weights = {}
+    for name in ("ragged", "noise", "all"):
+        options = ("--weights", "int8", "--calibrate", f"{name}.npz", "--no-verify")
+        assert convert("ck", "-o", f"{name}.onnx", *options).returncode == 0
+        held = {e.name: e for e in onnx.load(f"{name}.onnx").graph.initializer}
+        weights[name] = numpy_helper.to_array(held["rnn.weight_hh_l0"])
+    assert np.array_equal(weights["ragged"], weights["noise"])
+    assert not np.array_equal(weights["ragged"], weights["all"])
 
 
 def test_a_budget_that_is_not_kept_leaves_no_file(folder):
@@ -97,6 +119,8 @@ def test_a_model_of_one_s_own(folder):
             "sequences of 3 features, and the model",
         ),
         (("--weights", "int8", "--calibrate", "none.npz"), "have no timestep"),
+        (("--weights", "int8", "--calibrate", "long.npz"), "from 8 to 8; pass one of 0 to 7"),
+        (("--weights", "int8", "--calibrate", "few.npz"), "for each of the 40 sequences"),
         (("--weights", "int8", "--calibrate", "other.npz"), "it needs one of input and x"),
         (("--weights", "int8", "--dtype", "float16"), "leave one of them out"),
         (("--weights", "int8", "--budget", "1", "--no-verify"), "pass it without --no-verify"),

@@ -15,7 +15,7 @@ from bnlstm_deploy.folding.calibrate import (
     Moments,
     Observed,
     calibrate,
-    held,
+    levels_in_file,
     round_weight,
     whole_scale,
 )
@@ -56,7 +56,7 @@ def test_levels_are_next_to_the_weight_and_the_file_tells_them(seed, size):
     exact = np.clip(weight / scale[:, None], -127, 127)
     assert np.abs(levels - exact).max() < 1
     assert np.isin(np.rint(1e6 * scale / whole_scale(weight)), np.rint(1e6 * CLIPS)).all()
-    found = held(weight, levels, scale.astype(np.float32))
+    found = levels_in_file(weight, levels, scale.astype(np.float32))
     assert np.array_equal(found.levels, levels)
     assert np.array_equal(found.scale, scale)
 
@@ -98,7 +98,7 @@ def test_what_is_not_next_to_the_weight_is_none(change):
     generator = np.random.default_rng(0)
     weight = generator.standard_normal((8, 5))
     levels, scale = change(*round_weight(weight, np.eye(5)))
-    assert held(weight, levels, scale) is None
+    assert levels_in_file(weight, levels, scale) is None
 
 
 def test_moments_are_of_all_valid_timesteps():

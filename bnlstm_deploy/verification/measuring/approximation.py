@@ -13,7 +13,7 @@ from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.export import approximation_of
 from bnlstm_deploy.folding import FoldedDirection, fold
 from bnlstm_deploy.folding.approximate import Approximation
-from bnlstm_deploy.folding.calibrate import LARGEST, Calibrated, Levels, held
+from bnlstm_deploy.folding.calibrate import LARGEST, Calibrated, Levels, levels_in_file
 from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.verification.diagnosis.places import find_arrays
@@ -47,7 +47,7 @@ def approximation_in(model: nn.Module, proto: onnx.ModelProto, metadata: Metadat
         ih = _levels(direction, own, "weight_ih", "input_scale", 1)
         hh = _levels(direction, own, "weight_hh", "hidden_scale", levels)
         if ih is not None and hh is not None:
-            found[f"{place.path}_l{place.layer}{'_reverse' * place.reverse}"] = Calibrated(ih, hh)
+            found[place.path + place.suffix] = Calibrated(ih, hh)
     return approximation._replace(calibrated=found)
 
 
@@ -70,4 +70,4 @@ def _levels(
     largest = np.abs(of_model).argmax(axis=0)[None]  # where the scale says most
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.take_along_axis(of_file, largest, 0) / np.take_along_axis(of_model, largest, 0)
-    return held(exact, own[weight].astype(np.float64), ratio[0])
+    return levels_in_file(exact, own[weight].astype(np.float64), ratio[0])
