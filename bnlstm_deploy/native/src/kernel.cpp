@@ -1,82 +1,12 @@
 // One timestep of many streams in float32, written with the compiler's portable vectors.
 //
 // ISA names the instruction set that this file is compiled for, once for each.
+#include "activations.h"
 #include "kernel.h"
-
-#include <string.h>
-
-#if defined(WIDTH)  // a test's own
-#define PORTABLE
-#elif defined(__AVX512F__)
-#define WIDTH 16
-#define STREAMS 6
-#elif defined(__AVX2__)
-#define WIDTH 8
-#define STREAMS 3
-#elif defined(__aarch64__)
-#define WIDTH 4
-#define STREAMS 6
-#else
-#define WIDTH 4
-#define STREAMS 2
-#endif
+#include "levels.h"
 
 namespace bnlstm {
 namespace {
-
-constexpr int W = WIDTH;              // floats of a vector
-constexpr int MAX_STREAMS = STREAMS;  // whose sums of four vectors each stay in registers
-
-typedef float Floats __attribute__((vector_size(W * 4)));
-typedef double Doubles __attribute__((vector_size(W * 8)));
-typedef uint32_t Bits __attribute__((vector_size(W * 4)));
-typedef uint16_t Halves __attribute__((vector_size(W * 2)));
-typedef int8_t Bytes __attribute__((vector_size(W)));
-typedef int16_t Shorts __attribute__((vector_size(W * 4)));
-typedef int32_t Integers __attribute__((vector_size(W * 4)));
-
-}  // namespace
-}  // namespace bnlstm
-
-#include "dots.h"
-
-namespace bnlstm {
-namespace {
-
-inline Floats all(float value) { return value - Floats{}; }
-
-// Whether a product is rounded before the sum is up to the instruction set, and not to what the
-// compiler makes of one place or another: it would not be the same for all streams.
-inline Floats multiply_add(Floats a, Floats b, Floats c) {
-#if (defined(__FMA__) || defined(__aarch64__)) && defined(__clang__)
-  return __builtin_elementwise_fma(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-// a * b + c in one rounding, on every instruction set.
-inline Floats fused(Floats a, Floats b, Floats c) {
-#if (defined(__FMA__) || defined(__aarch64__)) && defined(__clang__)
-  return multiply_add(a, b, c);
-#else
-  auto wide = [](Floats v) { return __builtin_convertvector(v, Doubles); };
-  return __builtin_convertvector(wide(a) * wide(b) + wide(c), Floats);
-#endif
-}
-
-// The first `width` floats at p, and zeros; only the first `units` if that is not the `whole`.
-template <int width, bool whole>
-inline Floats load(const float *p, int units) {
-  Floats v{};
-  memcpy(&v, p, (whole ? width : units) * sizeof(float));
-  return v;
-}
-
-template <int width, bool whole>
-inline void store(float *p, Floats v, int units) {
-  memcpy(p, &v, (whole ? width : units) * sizeof(float));
-}
 
 // A vector of weights.
 inline Floats load_weights(const float *p) {
@@ -117,105 +47,6 @@ template <>
 inline int64_t place<uint16_t>(int64_t i, int64_t paired) {
   const int64_t vector = i / W, lane = i % W;
   return i < paired ? (vector / 2 * W + lane) * 2 + vector % 2 : i;
-}
-
-constexpr float LOG2_E = 1.44269504088896341f;
-constexpr float LN2_HIGH = 0.693359375f;  // 9 bits: its product with n is exact
-constexpr float LN2_LOW = -2.12194440054690583e-4f;
-constexpr float TO_INTEGER = 12582912.0f;  // 1.5 * 2^23: what is added to it is rounded to integers
-constexpr float EXP_2 = 0.5f;
-constexpr float EXP_3 = 0x1.555554p-3f;
-constexpr float EXP_4 = 0x1.5554f8p-5f;
-constexpr float EXP_5 = 0x1.1112d4p-7f;
-constexpr float EXP_6 = 0x1.6d3aacp-10f;
-constexpr float EXP_7 = 0x1.9e7d78p-13f;
-
-// e^y = 2^n (1 + p) for -105 <= y <= 0, or NaN. |r| is at most ln(2) / 2, and p = e^r - 1 a polynomial
-// whose relative error is 2^-31, by Remez' algorithm: it keeps all digits of a small y. Several are
-// made at once, so that each waits less and constants are read once.
-template <int count>
-struct Exponentials {
-  Bits n[count];
-  Floats p[count];
-
-  inline explicit Exponentials(const Floats (&y)[count]) {
-    Floats r[count], r_2[count], q[count];
-    for (int i = 0; i < count; i++) {
-      Floats shifted = multiply_add(y[i], all(LOG2_E), all(TO_INTEGER));
-      n[i] = (Bits)shifted - (Bits)all(TO_INTEGER);
-      r[i] = multiply_add(shifted - all(TO_INTEGER), all(-LN2_HIGH), y[i]);
-      r[i] = multiply_add(shifted - all(TO_INTEGER), all(-LN2_LOW), r[i]);
-    }
-    for (int i = 0; i < count; i++) r_2[i] = r[i] * r[i];
-    for (int i = 0; i < count; i++) q[i] = multiply_add(all(EXP_7), r[i], all(EXP_6));
-    for (int i = 0; i < count; i++) p[i] = multiply_add(all(EXP_5), r[i], all(EXP_4));
-    for (int i = 0; i < count; i++) q[i] = multiply_add(q[i], r_2[i], p[i]);
-    for (int i = 0; i < count; i++) p[i] = multiply_add(all(EXP_3), r[i], all(EXP_2));
-    for (int i = 0; i < count; i++) q[i] = multiply_add(q[i], r_2[i], p[i]);
-    for (int i = 0; i < count; i++) p[i] = multiply_add(q[i], r_2[i], r[i]);
-  }
-};
-
-// 2^n for n from -126 on.
-inline Floats power_of_2(Bits n) { return (Floats)((n + 127) << 23); }
-
-inline Bits sign_of(Floats x) { return (Bits)x & (Bits)all(-0.0f); }
-inline Floats minus_magnitude(Floats x) { return (Floats)((Bits)x | (Bits)all(-0.0f)); }
-inline Floats at_least(float least, Floats y) { return y < all(least) ? all(least) : y; }
-
-// sigmoid(x) = 1 / (1 + e^-x), from e^y for y = -|x|, which does not overflow. That is 0 from 105 on;
-// before, it becomes subnormal in one rounding. With s = sigmoid(y) = e^y / (1 + e^y) it is e^y - e^y s,
-// which is more exact than s, or 1 - s.
-inline Floats sigmoid_exponent(Floats x) { return at_least(-105.0f, minus_magnitude(x)); }
-inline Floats sigmoid(Floats x, Bits n, Floats p) {
-  Floats scale = power_of_2(n + 32);
-  Floats power = multiply_add(scale, p, scale) * 0x1p-32f;
-  Floats s = power / (1.0f + power);
-  Floats limit = x < Floats{} ? power : all(1.0f);
-  return multiply_add(-limit, s, limit);
-}
-
-// tanh(x) = d / (2 - d) with the sign of x, for d = 1 - e^y and y = -2|x|; as d / 2 + d / 2 * tanh(x), in
-// one rounding, it is more exact. It is 1 from 10 on.
-inline Floats tanh_exponent(Floats x) { return at_least(-20.0f, 2.0f * minus_magnitude(x)); }
-inline Floats tanh(Floats x, Bits n, Floats p) {
-  Floats scale = power_of_2(n);
-  Floats d = multiply_add(-scale, p, 1.0f - scale);
-  Floats magnitude = fused(0.5f * d, d / (2.0f - d), 0.5f * d);
-  return (Floats)((Bits)magnitude | sign_of(x));
-}
-
-// A panel of `units` <= `width` hidden units from `unit` on.
-struct Panel {
-  int64_t unit;
-  int width;  // W, W/2 or W/4
-  int units;
-};
-
-int64_t panels(int64_t H) {
-  int left = static_cast<int>(H % W);
-  int small = left == 0 ? 0 : (left > W / 2 && left <= W - W / 4) ? 2 : 1;
-  return H / W + small;
-}
-
-inline Panel panel(int64_t index, int64_t H) {
-  int64_t whole = H / W;
-  if (index < whole) return {index * W, W, W};
-  int64_t unit = whole * W;
-  int left = static_cast<int>(H - unit);
-  if (left > W - W / 4) return {unit, W, left};
-  if (left > W / 2) {
-    if (index == whole) return {unit, W / 2, W / 2};
-    return {unit + W / 2, W / 4, left - W / 2};
-  }
-  int width = left > W / 4 ? W / 2 : W / 4;
-  return {unit, width, left};
-}
-
-int64_t padded(int64_t H) {
-  if (H == 0) return 0;
-  Panel last = panel(panels(H) - 1, H);
-  return last.unit + last.width;
 }
 
 template <class T>
@@ -284,113 +115,6 @@ __attribute__((noinline)) void multiply(const T *weights, int64_t inputs,
     }
   }
 }
-
-constexpr float LEVELS = 127.0f;  // of h above 0, and as many below
-
-int64_t words(int64_t H) { return (H + GROUP - 1) / GROUP + 1; }
-int64_t no_words(int64_t) { return 0; }
-
-// h as levels, and behind them 0, or NaN if one of h is. To the nearest, and of two the even one.
-void round_to_levels(const float *h, int64_t H, int32_t *levels) {
-  int8_t *out = reinterpret_cast<int8_t *>(levels);
-  Integers wrong{};
-  auto round = [&](Floats h) {
-    Floats scaled = h * LEVELS;
-    wrong |= scaled != scaled;
-    scaled = at_least(-LEVELS, scaled > all(LEVELS) ? all(LEVELS) : scaled);
-    const Bits level = (Bits)(scaled + TO_INTEGER) - (Bits)all(TO_INTEGER) + OFFSET;
-    return __builtin_convertvector((Integers)level, Bytes);
-  };
-  int64_t k = 0;
-  for (; k + W <= H; k += W) {
-    const Bytes bytes = round(load<W, true>(h + k, W));
-    memcpy(out + k, &bytes, W);
-  }
-  int32_t *const last = levels + words(H) - 1;
-  if (k < H) {
-    last[-1] = 0;
-    const int left = static_cast<int>(H - k);
-    const Bytes bytes = round(load<W, false>(h + k, left));
-    memcpy(out + k, &bytes, left);
-  }
-  bool any = false;
-  for (int i = 0; i < W; i++) any |= wrong[i] != 0;
-  const float nothing = any ? __builtin_nanf("") : 0.0f;
-  memcpy(last, &nothing, sizeof nothing);
-}
-
-int64_t bytes_of_levels(int64_t H, int64_t inputs) {
-  return 4 * padded(H) * (words(inputs) * GROUP);
-}
-
-// Packs int8 as words of GROUP inputs, [words][i, f, g, o][units], and behind them what OFFSET adds.
-void pack_levels(const void *weight, int64_t H, int64_t inputs, void *packed) {
-  const int64_t of_words = words(inputs) - 1;
-  memset(packed, 0, bytes_of_levels(H, inputs));
-  for (int64_t i = 0; i < panels(H); i++) {
-    const Panel p = panel(i, H);
-    int8_t *out = static_cast<int8_t *>(packed) + 4 * p.unit * (of_words + 1) * GROUP;
-    for (int gate = 0; gate < 4; gate++) {
-      for (int u = 0; u < p.units; u++) {
-        const int8_t *from = static_cast<const int8_t *>(weight) + (gate * H + p.unit + u) * inputs;
-        const int lane = gate * p.width + u;
-        int32_t sum = 0;
-        for (int64_t k = 0; k < inputs; k++) {
-          out[(k / GROUP * 4 * p.width + lane) * GROUP + k % GROUP] = from[k];
-          sum += OFFSET * from[k];
-        }
-        memcpy(out + (of_words * 4 * p.width + lane) * GROUP, &sum, sizeof sum);
-      }
-    }
-  }
-}
-
-inline Integers load_words(const int8_t *p) {
-  Integers v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-
-// Like `multiply`, of words of weights and of h.
-#define MULTIPLY_LEVELS(name, target, add)                                                       \
-  template <int V, int streams, int count>                                                       \
-  target __attribute__((noinline)) void name(const int8_t *weights, int64_t inputs,              \
-                                             const int32_t *const *levels,                       \
-                                             Floats(&result)[count][streams][V]) {               \
-    constexpr int vector = W * GROUP;                                                            \
-    const int64_t of_words = words(inputs) - 1, of_panel = (of_words + 1) * V * vector;          \
-    Integers sum[count][streams][V];                                                             \
-    for (int p = 0; p < count; p++) {                                                            \
-      for (int v = 0; v < V; v++) {                                                              \
-        const Integers more = load_words(weights + p * of_panel + (of_words * V + v) * vector);  \
-        for (int s = 0; s < streams; s++) sum[p][s][v] = -more;                                  \
-      }                                                                                          \
-    }                                                                                            \
-    for (int64_t k = 0; k < of_words; k++) {                                                     \
-      for (int p = 0; p < count; p++) {                                                          \
-        for (int v = 0; v < V; v++) {                                                            \
-          const Integers weight = load_words(weights + p * of_panel + (k * V + v) * vector);     \
-          for (int s = 0; s < streams; s++) {                                                    \
-            sum[p][s][v] = add(sum[p][s][v], weight, levels[s][k] - Integers{});                 \
-          }                                                                                      \
-        }                                                                                        \
-      }                                                                                          \
-    }                                                                                            \
-    for (int s = 0; s < streams; s++) {                                                          \
-      float nothing;                                                                             \
-      memcpy(&nothing, levels[s] + of_words, sizeof nothing);                                    \
-      for (int p = 0; p < count; p++) {                                                          \
-        for (int v = 0; v < V; v++) {                                                            \
-          result[p][s][v] = __builtin_convertvector(sum[p][s][v], Floats) + nothing;             \
-        }                                                                                        \
-      }                                                                                          \
-    }                                                                                            \
-  }
-
-MULTIPLY_LEVELS(multiply_levels, , multiply_words)
-#if defined(DOTS_TARGET)
-MULTIPLY_LEVELS(multiply_dots, DOTS_TARGET, dots)
-#endif
 
 // From the sums of a panel's four gates to c. Returns the gate o.
 template <int width, bool whole>
@@ -617,6 +341,8 @@ void project(const Layer &layer, const float *const *x, float *const *out, int64
     });
   }
 }
+
+int64_t no_words(int64_t) { return 0; }
 
 template <class T>
 int64_t bytes(int64_t H, int64_t inputs) {
