@@ -84,16 +84,11 @@ class Node:
             name: helper.np_dtype_to_tensor_dtype(self.inputs[alike].dtype)
             for name, alike in zip(OUTPUTS, ("X", "initial_h", "initial_c"), strict=True)
         }
+        node = helper.make_node("BNLSTM", names, outputs, domain="bnlstm")
+        if self.h_levels:
+            node.attribute.append(helper.make_attribute("h_levels", self.h_levels))
         graph = helper.make_graph(
-            [
-                helper.make_node(
-                    "BNLSTM",
-                    names,
-                    outputs,
-                    domain="bnlstm",
-                    **({"h_levels": self.h_levels} if self.h_levels else {}),
-                )
-            ],
+            [node],
             "node",
             [
                 helper.make_tensor_value_info(
