@@ -6,6 +6,7 @@
 # make wheels              the wheel of every platform, built on this one and checked: dist/
 # make test-native-oldest  the native kernel on the oldest ONNX Runtime that is supported
 # make honest              the checker on 300 random models that are right, of which test takes 20
+# make soak                ten minutes of all that servers are asked, honest and hostile, at once
 # make fuzz                10,000 damaged and hostile files: what gets through?
 # make test-cuda-stub      what the CUDA provider does with exported files, counted without a GPU
 # make launches            count it anew: tests/cuda_stub/launches.json, docs/gpu.md, tools/placement/measured.json
@@ -35,7 +36,7 @@ QUICK := tests/nn tests/folding tests/checkpoint/test_own_format.py tests/test_p
 	tests/exporting/test_forms.py tests/exporting/test_scan.py tests/runtime/test_session.py \
 	tests/runtime/test_device.py tests/verification/judging/test_report.py tests/serve/test_merger.py
 
-.PHONY: demo test test-slow quick mutate wheels test-native-oldest honest fuzz test-cuda-stub test-kernels kernels test-gpu tune test-triton launches clean
+.PHONY: demo test test-slow quick mutate wheels test-native-oldest honest soak fuzz test-cuda-stub test-kernels kernels test-gpu tune test-triton launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -67,6 +68,9 @@ test-native-oldest: $(OLDEST)/installed
 
 honest: .venv/installed
 	HONEST_MODELS=300 $(BIN)/pytest --numprocesses=auto tests/verification/test_honest.py
+
+soak: .venv/installed
+	$(BIN)/python -m tools.soak --minutes 10
 
 fuzz: .venv/installed
 	$(BIN)/python -m tools.fuzz --cases 10000
@@ -108,7 +112,7 @@ clean:
 .venv/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt \
-		--editable '.[cpu,convert,serve,client,ray,native,dev]'
+		--editable '.[cpu,convert,serve,client,ray,native,dev,interop]'
 	touch $@
 
 # Without the extras [cuda,cudnn], gigabytes in whose place the stubs are. The other two are headers.

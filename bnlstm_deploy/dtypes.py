@@ -38,4 +38,7 @@ OUTSIDE: Mapping[str, Names] = {
 }
 """The dtypes of inputs and outputs that this package exports, by numpy's name."""
 
+PROTOCOL = {np.dtype(name): names.protocol for name, names in OUTSIDE.items()}
+"""Their names in the Open Inference Protocol."""
+
 BY_ONNXRUNTIME = {names.onnxruntime: np.dtype(name) for name, names in OUTSIDE.items()}

@@ -5,7 +5,7 @@ puts requests together or cuts them apart goes by it. Neither torch nor ONNX Run
 """
 
 import math
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnlstm_deploy.dtypes import OUTSIDE
+from bnlstm_deploy.dtypes import PROTOCOL
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import CARRIED, Metadata, RecurrentLayers, value_name
 from bnlstm_deploy.state import State
@@ -48,7 +48,7 @@ class Value(NamedTuple):
     @property
     def datatype(self) -> str:
         """Its type in the Open Inference Protocol."""
-        return "FP32" if self.dtype is None else OUTSIDE[self.dtype.name].protocol
+        return "FP32" if self.dtype is None else PROTOCOL[self.dtype]
 
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape for sizes of the batch and time."""
@@ -184,13 +184,21 @@ class Signature:
             batch: N.
             time: T.
         """
-        sizes = defaultdict(lambda: 1, {BATCH: batch, TIME: time})
-        outside = sum(
-            math.prod(value.sized(sizes)) * value.dtype.itemsize
-            for value in (*self.inputs, *self.outputs, *self.state_outputs)
-            if value.dtype is not None
+        return sum(
+            size * (batch if BATCH in axes else 1) * (time if TIME in axes else 1)
+            for axes, size in self._bytes_by_axes.items()
         )
-        return outside + batch * time * self.step_bytes
+
+    @cached_property
+    def _bytes_by_axes(self) -> dict[frozenset[str], int]:
+        """The bytes of a run that grow with none, one or both of the batch and time."""
+        by_axes: Counter[frozenset[str]] = Counter({frozenset((BATCH, TIME)): self.step_bytes})
+        for value in (*self.inputs, *self.outputs, *self.state_outputs):
+            if value.dtype is not None:
+                fixed = math.prod(axis for axis in value.shape if isinstance(axis, int))
+                axes = frozenset(axis for axis in value.shape if axis in (BATCH, TIME))
+                by_axes[axes] += fixed * value.dtype.itemsize
+        return dict(by_axes)
 
     def feeds(
         self, *inputs: Array, state: States | None = None, lengths: Lengths | None = None

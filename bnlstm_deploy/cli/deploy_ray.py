@@ -72,7 +72,7 @@ def ray(
     Example: bnlstm-deploy deploy ray digits.onnx --min-replicas 2 --max-replicas 8
     """
     require("ray", extra="ray")
-    require("kserve", extra="ray")
+    require("tritonclient", extra="ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from bnlstm_deploy.deploy.ray_config import Options, absolute, config, write
     from bnlstm_deploy.runtime import Session

@@ -195,10 +195,18 @@ class ServerLimits:
     max_wait: Annotated[float, _limit("Seconds that a request waits for others.")] = 0.002
     max_queue: Annotated[int, _limit("Requests waiting; one more is refused with 503.", 1)] = 1024
     max_time: Annotated[int, _limit("Timesteps of a request.", 1)] = 16384
+    max_run: Annotated[
+        int, _limit("Bytes that a run may take: inputs, outputs, and the graph's between.", 1)
+    ] = 268_435_456
     timeout: Annotated[float, _limit("Seconds to an answer.")] = 30.0
-    max_sequences: Annotated[int, _limit("Sequences that are held.")] = 10_000
+    max_sequences: Annotated[int, _limit("Streams of sequences that are held.")] = 10_000
     sequence_idle: Annotated[float, _limit("Seconds without a chunk until one is dropped.")] = 60.0
-    max_body: Annotated[int, _limit("Bytes of a request.", 1)] = 67_108_864
+    max_body: Annotated[int, _limit("Bytes of a request.", 1)] = 33_554_432
+    max_json: Annotated[int, _limit("Bytes of JSON in a request or an answer.", 1)] = 16_777_216
+    max_pending: Annotated[
+        int, _limit("Bytes of all requests that are read, and that wait.", 1)
+    ] = 268_435_456
+    max_connections: Annotated[int, _limit("HTTP connections at a time.", 1)] = 4096
 
 
 Budget = Annotated[

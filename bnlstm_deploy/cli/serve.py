@@ -26,6 +26,13 @@ def serve(
         int, typer.Option(min=0, max=65535, help="REST, metrics and page; 0 for any.")
     ] = 8080,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0 for any.")] = 8081,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that share the ports.")
+    ] = 1,
+    model_control: Annotated[
+        bool,
+        typer.Option("--model-control", help="Let clients load and unload models."),
+    ] = False,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -39,24 +46,33 @@ def serve(
 
     Example: bnlstm-deploy serve digits.onnx --http-port 8080 --grpc-port 8081
     """
-    require("kserve", extra="serve")
+    require("tritonclient", extra="serve")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log is no JSON
-    from bnlstm_deploy.serve import Engine, Limits
-    from bnlstm_deploy.serve.repository import find
+    from bnlstm_deploy.serve import Limits
+    from bnlstm_deploy.serve.server import Options
     from bnlstm_deploy.serve.server import serve as run
-    from bnlstm_deploy.serve.settings import Settings, read_token
+    from bnlstm_deploy.serve.settings import Settings, local_names, read_token
+    from bnlstm_deploy.serve.workers import serve_workers
 
-    settings = Settings(Limits(**vars(limits)), read_token(token_file))
-    engines = [
-        Engine(
-            entry.path,
-            name=entry.name,
-            version=entry.version,
-            providers=split(running.providers),
-            threads=running.threads,
-            native=running.native,
-            limits=settings.limits,
-        )
-        for entry in find(models)
-    ]
-    run(engines, settings, host=host, http_port=http_port, grpc_port=grpc_port)
+    settings = Settings(Limits(**vars(limits)), read_token(token_file), local_names(host))
+    options = Options(
+        models,
+        settings,
+        providers=tuple(split(running.providers)),
+        threads=default_threads(workers) if running.threads is None else running.threads,
+        native=running.native,
+        host=host,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        workers=workers,
+        model_control=model_control,
+    )
+    if workers == 1:
+        run(options)
+    else:
+        serve_workers(options)
+
+
+def default_threads(workers: int) -> int:
+    """Return how many threads an operator has: the cores that are left by what speaks HTTP."""
+    return max(1, len(os.sched_getaffinity(0)) // (2 * workers))

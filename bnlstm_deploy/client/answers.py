@@ -16,7 +16,7 @@ SHOWN = 500
 """Characters of an answer that are passed on, if it is not the protocol's."""
 
 
-NO_SEQUENCE = ("there is no sequence", "must specify the START flag")
+NO_SEQUENCE = ("anew from its start", "must specify the START flag")
 """What this package's server and Triton say of a sequence that they do not hold.
 
 The protocol has one status for all that is wrong with a request, so it is the text that tells.

@@ -1,5 +1,7 @@
 """An InferenceService of KServe that runs `bnlstm-deploy serve`."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bnlstm_deploy.deploy.names import check_label
@@ -17,11 +19,36 @@ MOUNT = "/mnt/models"
 TOKEN_VARIABLE, TOKEN_KEY = "BNLSTM_DEPLOY_TOKEN", "token"
 """Where the server finds its token, and where that is in the secret."""
 
+CPU = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
+
+MEMORY = re.compile(r"([0-9]+)(Ki|Mi|Gi|Ti|k|M|G|T)?")
+UNITS: Mapping[str, int] = {
+    **{f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("KMGT", 1)},
+    **{letter: 10 ** (3 * power) for power, letter in enumerate("kMGT", 1)},
+}
+
+LEAST_MEMORY = 512 * 2**20
+"""Bytes for a server: it takes some 110 MB itself, and a run up to twice its limit."""
+
+SHARE = 4
+"""Which part of the memory is the limit of a run, and of the requests that wait."""
+
 USER = 1000
 """That of the Dockerfile."""
 
-GRACE_SECONDS = 60
-"""From SIGTERM to SIGKILL: twice what a request may take."""
+LEAVE_SECONDS = 5
+"""From the decision to stop a pod to its SIGTERM: until then clients may still be sent there."""
+
+GRACE_SECONDS = 60 + LEAVE_SECONDS
+"""From that decision to SIGKILL: twice what a request may take, and until SIGTERM."""
+
+PROBE_SECONDS = 5
+"""How long a probe waits for an answer: a busy node is no dead server."""
+
+STICKY = (
+    "Each replica holds its own sequences: with more than one, clients that use sequence_id have "
+    "to reach the same replica each time (bnlstm-deploy deploy ray does that), or carry the states."
+)
 
 Node = object
 """A number, a bool, a string, a mapping, or a list of these."""
@@ -49,12 +76,25 @@ class Service:
     cpu: str = "1"
     """Kubernetes' quantity."""
     memory: str = "1Gi"
-    """Likewise."""
+    """Likewise, of bytes; the server's limits follow from it."""
     gpus: int = 0
     native: bool = True
     """Whether the server takes the native kernel where its image has one."""
     token_secret: str | None = None
     """The Kubernetes secret whose key `token` is the bearer token; None to let everybody in."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory in bytes."""
+        found = MEMORY.fullmatch(self.memory)
+        assert found is not None
+        return int(found[1]) * (UNITS[found[2]] if found[2] else 1)
+
+    @property
+    def threads(self) -> int:
+        """The threads of an operator: the whole cores that the container has, one at least."""
+        cores = int(self.cpu[:-1]) / 1000 if self.cpu.endswith("m") else float(self.cpu)
+        return max(1, int(cores))
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -71,6 +111,10 @@ class Service:
                 f"replicas from {self.min_replicas} to {self.max_replicas}; pass at least 1 as the "
                 "most, and no more as the least"
             )
+        if not CPU.fullmatch(self.cpu):
+            raise InputError(f"cpu is {self.cpu!r}; pass cores such as 2 or 0.5, or 500m")
+        if not MEMORY.fullmatch(self.memory) or self.memory_bytes < LEAST_MEMORY:
+            raise InputError(f"memory is {self.memory!r}; pass at least 512Mi, such as 1Gi")
         if self.gpus < 0:
             raise InputError(f"gpus is {self.gpus}; pass 0 or more")
 
@@ -78,11 +122,13 @@ class Service:
 def manifest(service: Service) -> str:
     """Return the manifest as YAML."""
     text: str = yaml.safe_dump(inference_service(service), sort_keys=False, allow_unicode=True)
-    return text
+    warning = f"# {STICKY}\n" if service.max_replicas > 1 else ""
+    return warning + text
 
 
 def inference_service(service: Service) -> dict[str, Node]:
     """Return the InferenceService of API version v1beta1."""
+    most = str(service.memory_bytes // SHARE)
     container = {
         "name": "kserve-container",
         "image": service.image,
@@ -92,6 +138,8 @@ def inference_service(service: Service) -> dict[str, Node]:
             *("--host", "0.0.0.0"),
             *("--http-port", str(HTTP_PORT)),
             *("--grpc-port", str(GRPC_PORT)),
+            *("--threads", str(service.threads)),
+            *("--max-run", most, "--max-pending", most),
             *(("--providers", "cuda") if service.gpus else ()),
             *(() if service.native else ("--no-native",)),
         ],
@@ -102,6 +150,8 @@ def inference_service(service: Service) -> dict[str, Node]:
         ],
         "readinessProbe": {**_probe("ready"), "periodSeconds": 5},
         "livenessProbe": {**_probe("live"), "periodSeconds": 10, "failureThreshold": 3},
+        # An address that is being withdrawn is still used for a while.
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_SECONDS)]}}},
         "resources": _resources(service),
         "securityContext": {
             "runAsNonRoot": True,
@@ -120,6 +170,11 @@ def inference_service(service: Service) -> dict[str, Node]:
         },
         "spec": {
             "predictor": {
+                "annotations": {
+                    "prometheus.io/scrape": "true",
+                    "prometheus.io/port": str(HTTP_PORT),
+                    "prometheus.io/path": "/metrics",
+                },
                 "minReplicas": service.min_replicas,
                 "maxReplicas": service.max_replicas,
                 "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -130,7 +185,8 @@ def inference_service(service: Service) -> dict[str, Node]:
 
 
 def _probe(state: str) -> dict[str, Node]:
-    return {"httpGet": {"path": f"/v2/health/{state}", "port": HTTP_PORT}}
+    where = {"path": f"/v2/health/{state}", "port": HTTP_PORT}
+    return {"httpGet": where, "timeoutSeconds": PROBE_SECONDS}
 
 
 def _environment(service: Service) -> list[Node]:

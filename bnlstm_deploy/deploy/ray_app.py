@@ -8,23 +8,30 @@ require("ray", extra="ray")
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
-from starlette.applications import Starlette
+from ray.serve.handle import DeploymentHandle
 
 from bnlstm_deploy.deploy.ray_config import Options
+from bnlstm_deploy.deploy.ray_sequences import Routed
+from bnlstm_deploy.deploy.ray_sequences import deployment as incarnations
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.runtime.providers import parse_providers
-from bnlstm_deploy.serve.app import create_app
+from bnlstm_deploy.serve.app import App
 from bnlstm_deploy.serve.engine import Engine
+from bnlstm_deploy.serve.models import Models
+from bnlstm_deploy.serve.records import Records
 from bnlstm_deploy.serve.repository import find
 from bnlstm_deploy.serve.settings import Settings, read_token
 
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 """Sends requests with one `x-session-id` to one replica, and others to any."""
+
+ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+"""Where what knows the sequences runs: the head is the one node that the cluster cannot lose."""
 
 GRACE = 5.0
 """Seconds after the last answer to stop in."""
@@ -37,13 +44,14 @@ class Replica:
 
     Args:
         options: What to serve.
+        incarnations: What knows the latest beginning of each sequence.
 
     Raises:
         InputError: A file or the token is not on this node.
         RuntimeSessionError: A file or a provider cannot be used.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, incarnations: DeploymentHandle[Any]) -> None:
         token = read_token(None if options.token_file is None else Path(options.token_file))
         if token is None and options.require_token:
             raise InputError(
@@ -51,6 +59,7 @@ class Replica:
                 "started in, on every node, or put the token file there"
             )
         self.settings = Settings(options.limits, token)
+        self.incarnations = incarnations
         self.engines = [
             Engine(
                 entry.path,
@@ -66,9 +75,19 @@ class Replica:
         for engine in self.engines:
             engine.warm_up()  # Serve sends requests to a replica when this returns
 
-    def __serve_build_asgi_app__(self) -> Starlette:
+    def __serve_build_asgi_app__(self) -> App:
         """Return the application; the name is Ray Serve's."""
-        return create_app(self.engines, self.settings)
+        context = serve.get_replica_context()
+        own: DeploymentHandle[Any] = serve.get_deployment_handle(
+            context.deployment, context.app_name
+        )
+        records = Records(Models(self.engines))
+        self.routed = Routed(records, own=own, incarnations=self.incarnations)
+        return App(self.routed.records.models, self.routed.records, self.routed, self.settings)
+
+    async def infer_held(self, *asked: Any) -> Any:  # noqa: ANN401
+        """Answer another replica, as `Routed.infer_here` does."""
+        return await self.routed.infer_here(*asked)
 
     async def check_health(self) -> None:
         """Raise if Serve should replace this replica.
@@ -107,8 +126,9 @@ def build(options: Options) -> Application:
             max_replicas=options.max_replicas,
             target_ongoing_requests=options.target_ongoing_requests,
         ),
-        # The engine's queue refuses what is too much, in the protocol's words.
-        max_ongoing_requests=limits.max_queue + limits.max_batch,
+        # The engine's queue refuses what is too much, in the protocol's words. Beside what waits
+        # there is as much that waits for other replicas, and what others wait for here.
+        max_ongoing_requests=3 * (limits.max_queue + limits.max_batch),
         # No other replica than a session's own has its state, however busy that is.
         request_router_config=RequestRouterConfig(
             request_router_class=ROUTER,  # type: ignore[arg-type]
@@ -116,4 +136,4 @@ def build(options: Options) -> Application:
         ),
         graceful_shutdown_timeout_s=limits.timeout + GRACE,
         ray_actor_options={"num_cpus": options.cpus, "num_gpus": options.gpus},
-    ).bind(options)
+    ).bind(options, incarnations.options(ray_actor_options=ON_HEAD).bind())

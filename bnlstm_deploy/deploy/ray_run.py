@@ -9,7 +9,7 @@ from ray import serve
 
 from bnlstm_deploy.deploy.ray_app import build
 from bnlstm_deploy.deploy.ray_config import Options
-from bnlstm_deploy.serve.logs import configure, log
+from bnlstm_deploy.serve.logs import configure, flush, log
 
 
 def run(
@@ -57,3 +57,4 @@ def run(
             serve.delete(name)
         ray.shutdown()
     log("stopped")
+    flush()

@@ -11,6 +11,9 @@ from bnlstm_deploy.signature import Array, Signature, Value
 COUNTS = ("lengths", "start_step")
 """The optional inputs that count timesteps."""
 
+LAST_STEP = 2**62
+"""The last step to start at: those after it fit 64 bits as well."""
+
 
 def check_feeds(feeds: Mapping[str, Array], signature: Signature) -> None:
     """Check names, ranks, dtypes, sizes and ranges of the arrays fed to a graph.
@@ -49,8 +52,9 @@ def check_feeds(feeds: Mapping[str, Array], signature: Signature) -> None:
                 )
         h, c, lengths, steps = names
         _check_state(feeds, h, c)
-        _check_range(feeds, lengths, time)
-        _check_range(feeds, steps, None)
+        bound = None if time is None else (time[0], f"the time of {time[1]!r}")
+        _check_range(feeds, lengths, bound)
+        _check_range(feeds, steps, (LAST_STEP, "after which 64 bits end"))
 
 
 def _check_array(
@@ -96,10 +100,10 @@ def _check_state(feeds: Mapping[str, Array], h: str, c: str) -> None:
         raise InputError(f"{given!r} is given without {absent!r}; pass both or neither")
 
 
-def _check_range(feeds: Mapping[str, Array], name: str, time: tuple[int, str] | None) -> None:
+def _check_range(feeds: Mapping[str, Array], name: str, last: tuple[int, str] | None) -> None:
     if name not in feeds:
         return
     lowest, highest = int(feeds[name].min()), int(feeds[name].max())
-    if lowest < 0 or (time is not None and highest > time[0]):
-        bound = f" to {time[0]}, the time of {time[1]!r}" if time is not None else " or more"
+    if lowest < 0 or (last is not None and highest > last[0]):
+        bound = f" to {last[0]}, {last[1]}" if last is not None else " or more"
         raise InputError(f"{name!r} runs from {lowest} to {highest}; pass 0{bound}")

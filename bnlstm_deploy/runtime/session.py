@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import onnxruntime as ort
+
 from bnlstm_deploy.dtypes import BY_ONNXRUNTIME
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.metadata import Metadata
@@ -145,18 +147,28 @@ class Session:
         """
         return Binding(self, batch, time)
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Array], *, keep_memory: bool = True) -> dict[str, Array]:
         """Run the graph: arrays by input name to arrays by output name.
+
+        Args:
+            feeds: The arrays.
+            keep_memory: Whether ONNX Runtime keeps the memory that the run took, for the next one.
 
         Raises:
             InputError: The arrays do not fit the graph.
             RuntimeSessionError: ONNX Runtime fails on the graph.
         """
         check_feeds(feeds, self.signature)
-        return self.run_unchecked(feeds)
+        return self.run_unchecked(feeds, keep_memory=keep_memory)
 
-    def run_unchecked(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run_unchecked(
+        self, feeds: Mapping[str, Array], *, keep_memory: bool = True
+    ) -> dict[str, Array]:
         """Run the graph on what it takes and `run` refuses, such as lengths above T.
+
+        Args:
+            feeds: The arrays.
+            keep_memory: As of `run`.
 
         Raises:
             RuntimeSessionError: ONNX Runtime fails on the graph.
@@ -164,7 +176,7 @@ class Session:
         names = [value.name for value in (*self.outputs, *self.state_outputs)]
         try:
             with using(self.device):
-                arrays = self.raw.run(names, dict(feeds))
+                arrays = self.raw.run(names, dict(feeds), None if keep_memory else _giving_back())
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise RuntimeSessionError(f"ONNX Runtime failed: {str(error).strip()}") from error
         return dict(zip(names, arrays, strict=True))
@@ -172,3 +184,9 @@ class Session:
 
 def _values(arguments: Sequence[Any]) -> tuple[Value, ...]:
     return tuple(Value(a.name, BY_ONNXRUNTIME.get(a.type), tuple(a.shape)) for a in arguments)
+
+
+def _giving_back() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options

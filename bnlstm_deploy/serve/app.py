@@ -1,42 +1,52 @@
-"""The REST application: kserve's endpoints with versions and binary tensors, metrics and page."""
+"""The REST application: the Open Inference Protocol with Triton's extensions, metrics and page."""
 # ruff: noqa: E402
 
 from bnlstm_deploy.extras import require
 
-require("kserve", extra="serve")
+require("starlette", extra="serve")
 
 import asyncio
-import uuid
-from collections.abc import Coroutine, Iterable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from kserve.errors import ModelNotFound, ModelNotReady, ServerNotReady
-from kserve.protocol.rest.v2_datamodels import ModelMetadataResponse, ModelReadyResponse
-from kserve.protocol.rest.v2_endpoints import V2Endpoints
-from prometheus_client.exposition import choose_encoder
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
-from starlette.routing import Mount, Route
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
-from bnlstm_deploy.errors import BnlstmError
+from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.serve import page
+from bnlstm_deploy.serve.dispatch import Dispatcher
 from bnlstm_deploy.serve.engine import Engine
-from bnlstm_deploy.serve.faults import answer
-from bnlstm_deploy.serve.guard import Guard
-from bnlstm_deploy.serve.plane import Plane, key
+from bnlstm_deploy.serve.faults import ClientGoneError, NotReadyError
+from bnlstm_deploy.serve.guard import Guard, respond
+from bnlstm_deploy.serve.metrics import exposition
+from bnlstm_deploy.serve.models import Models
 from bnlstm_deploy.serve.records import Records
-from bnlstm_deploy.serve.rest import read_request, write_response
+from bnlstm_deploy.serve.rest import (
+    INLINE,
+    JSON_LENGTH,
+    decompress,
+    is_short,
+    json_length,
+    parse,
+    read,
+    write_response,
+)
 from bnlstm_deploy.serve.settings import Settings
-from bnlstm_deploy.version import __version__
+from bnlstm_deploy.serve.statistics import statistics
 
 T = TypeVar("T")
 
-MODELS = ("/models/{model_name}", "/models/{model_name}/versions/{model_version}")
+MODELS = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 """Where a model is: the version that its name has, or a given one."""
+
+PATIENCE = 0.1
+"""Seconds that a request runs before the server looks whether its client is still there."""
+
+LENGTH_HEADER = JSON_LENGTH.lower().encode()
 
 OPEN_PATHS = frozenset(
     (
@@ -48,146 +58,231 @@ OPEN_PATHS = frozenset(
 )
 """What needs no token: probes have none, and the page's files ask for it."""
 
-ANSWERED = (
-    BnlstmError,
-    ModelNotFound,
-    ModelNotReady,
-    ServerNotReady,
-    RequestValidationError,
-    HTTPException,
-    Exception,
-)
-"""Errors that are answers."""
 
-
-def create_app(engines: Iterable[Engine], settings: Settings) -> Starlette:
+def create_app(models: Models | Sequence[Engine], settings: Settings) -> "App":
     """Return the REST application of some models: protocol, metrics and page.
 
-    It starts and stops nothing: who calls this warms the engines up, drains and closes them. Its
-    `state` has the `plane` and `records` that a gRPC server shares.
+    It starts and stops nothing: who calls this warms the engines up, drains and closes them.
 
     Args:
-        engines: The models; one name may be there in several versions, and the highest serves
-            requests that name none.
+        models: The models, or engines; one name may be there in several versions, and the highest
+            serves requests that name none.
         settings: Limits and the token.
 
     Raises:
-        InputError: Two engines have one name and version.
+        InputError: Two engines have one name and version, or a `MODEL.page.json` is not valid.
     """
-    app = FastAPI(
-        title="bnlstm-deploy", version=__version__, docs_url=None, redoc_url=None, openapi_url=None
-    )
-    plane = Plane(engines)
-    records = Records(plane)
-    endpoints = _Endpoints(plane, records)
-    app.include_router(_protocol(endpoints))
-    app.include_router(_metrics(records))
-    app.include_router(page.router(plane.engines))
-    for kind in ANSWERED:
-        app.add_exception_handler(kind, _answer)
-    # Before FastAPI: it would read the body by its own rules, and costs as much as the rest.
-    infer = [Route(f"/v2{model}/infer", endpoints.infer, methods=["POST"]) for model in MODELS]
-    app.router.routes.extend(infer)  # which other methods get to, to be told so
-    front = Starlette(
-        routes=[*infer, Mount("/", app)],
-        middleware=[
-            Middleware(Guard, settings=settings, open_paths=OPEN_PATHS, refused=records.refused)
-        ],
-        exception_handlers=dict.fromkeys(ANSWERED, _answer),
-    )
-    front.state.plane, front.state.records = plane, records
-    return front
+    models = models if isinstance(models, Models) else Models(models)
+    records = Records(models)
+    return App(models, records, Dispatcher(records), settings)
 
 
-class _Endpoints(V2Endpoints):  # type: ignore[misc]  # kserve has no types
-    """kserve's endpoints; a model's version is part of its name there."""
+class App:
+    """The application.
 
-    def __init__(self, plane: Plane, records: Records) -> None:
-        super().__init__(plane)
-        self.records = records
+    Args:
+        models: The models.
+        records: What counts and logs requests.
+        dispatcher: What runs them.
+        settings: Limits and the token.
 
-    async def models(self) -> dict[str, list[str]]:
-        """Return the names of the models."""
-        return {"models": self.dataplane.names}
+    Attributes:
+        models, records, dispatcher: The same.
+    """
 
-    async def model_metadata(
-        self, model_name: str, model_version: str | None = None
-    ) -> ModelMetadataResponse:
-        """Return inputs, outputs and versions of a model."""
-        return await super().model_metadata(key(model_name, model_version))
+    def __init__(
+        self, models: Models, records: Records, dispatcher: Dispatcher, settings: Settings
+    ) -> None:
+        self.models, self.records, self.dispatcher = models, records, dispatcher
+        self.limits = settings.limits
+        self._router = Router(
+            [
+                *(_infer_route(path, self._infer) for path in MODELS),
+                _get("/v2", self._server),
+                _get("/v2/health/live", self._live),
+                _get("/v2/health/ready", self._ready),
+                _get("/v2/models", self._names),
+                _get("/v2/models/stats", self._statistics),
+                *(_get(path, self._model) for path in MODELS),
+                *(_get(f"{path}/ready", self._model_ready) for path in MODELS),
+                *(_get(f"{path}/config", self._config) for path in MODELS),
+                *(_get(f"{path}/stats", self._statistics) for path in MODELS),
+                Route("/v2/repository/index", self._index, methods=["POST"]),
+                Route("/v2/repository/models/{model}/load", self._load, methods=["POST"]),
+                Route("/v2/repository/models/{model}/unload", self._unload, methods=["POST"]),
+                _get("/metrics", self._metrics),
+                *page.routes(models, dispatcher),
+            ],
+            redirect_slashes=False,
+        )
+        self._guarded = Guard(
+            self._route, settings, OPEN_PATHS, lambda error: records.refused("rest", error)
+        )
 
-    async def model_ready(
-        self, model_name: str, model_version: str | None = None
-    ) -> ModelReadyResponse:
-        """Return whether a model is ready."""
-        return await super().model_ready(key(model_name, model_version))
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._guarded(scope, receive, send)
 
-    async def infer(self, request: Request) -> Response:
-        """Answer an inference request; an error becomes an answer here, so that it is logged."""
-        model_name = request.path_params["model_name"]
-        model_version = request.path_params.get("model_version")
-        try:
-            with self.records.request("rest", model_name, model_version) as record:
-                record.id = request.headers.get("x-request-id") or str(uuid.uuid4())
-                model = self.dataplane.open_model(key(model_name, model_version))
-                asked = read_request(await request.body(), request.headers, model_name)
-                asked.id = record.id = asked.id or record.id
-                response = await _unless_gone(request, model.predict(asked))
-                body, headers = write_response(asked, response)
-                return Response(body, headers=headers)
-        except Exception as error:
-            return answer(error)
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self  # with it what is not there is an error, which the guard answers
+        await self._router(scope, receive, send)
+
+    async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer an inference request."""
+        name, version = _named(scope)
+        headers = dict(scope["headers"])
+        with self.records.request("rest", name, version) as record:
+            record.id = headers.get(b"x-request-id", b"").decode("latin-1") or self.records.new_id()
+            engine = self.models.open(name, version)
+            body = await _body(receive)
+            encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
+            if encoding != "identity":
+                body = await asyncio.to_thread(decompress, body, encoding, self.limits)
+            length = headers.get(LENGTH_HEADER)
+            end = json_length(None if length is None else length.decode("latin-1"), len(body))
+            given, is_quick = (body, end, self.limits), end <= INLINE
+            parsed = parse(*given) if is_quick else await asyncio.to_thread(parse, *given)
+            record.id = parsed.id or record.id
+            known = parsed, engine.inputs, engine.outputs
+            request = read(*known) if is_quick else await asyncio.to_thread(read, *known)
+            del body, given, parsed, known  # what waits is the arrays, not what they were read from
+            results = await _unless_gone(receive, self.dispatcher.infer(engine, request.asked))
+            wrote = request, results, (engine.name, engine.version), record.id, self.limits
+            if is_short(request, results):
+                content, kind = write_response(*wrote)
+            else:
+                content, kind = await asyncio.to_thread(write_response, *wrote)
+            await respond(send, 200, content, kind)
+
+    async def _server(self, request: Request) -> Response:
+        del request
+        return _json(self.models.metadata())
+
+    async def _live(self, request: Request) -> Response:
+        del request
+        return _json({"live": True})
+
+    async def _ready(self, request: Request) -> Response:
+        del request
+        return _json({"ready": self.models.ready}, 200 if self.models.ready else 503)
+
+    async def _names(self, request: Request) -> Response:
+        del request
+        return _json({"models": self.models.names})
+
+    async def _model(self, request: Request) -> Response:
+        return _json(self.models.model_metadata(self.models.get(*_named(request.scope))))
+
+    async def _model_ready(self, request: Request) -> Response:
+        engine = self.models.get(*_named(request.scope))
+        if not self.models.takes(engine.name, engine.version):
+            raise NotReadyError(f"model {engine.name!r} is not ready")
+        return _json({"name": engine.name, "ready": True})
+
+    async def _config(self, request: Request) -> Response:
+        return _json(self.models.model_config(self.models.get(*_named(request.scope))))
+
+    async def _statistics(self, request: Request) -> Response:
+        name, version = _named(request.scope)
+        if name:
+            self.models.get(name, version)
+        return _json(statistics(await self.dispatcher.stats(), name, version))
+
+    async def _index(self, request: Request) -> Response:
+        body = await _json_body(request)
+        index = self.models.index()
+        if body.get("ready") is True:
+            index = [entry for entry in index if entry["state"] == "READY"]
+        return _json(index)
+
+    async def _load(self, request: Request) -> Response:
+        if (await _json_body(request)).get("parameters"):
+            raise InputError("a model is loaded from the server's own files; pass no parameters")
+        await self.dispatcher.load(request.path_params["model"])
+        return _json({})
+
+    async def _unload(self, request: Request) -> Response:
+        await self.dispatcher.unload(request.path_params["model"])
+        return _json({})
+
+    async def _metrics(self, request: Request) -> Response:
+        stats = await self.dispatcher.stats()
+        accept = request.headers.get("accept", "")
+        text, content_type = exposition(stats, accept, process=self.dispatcher.alone)
+        return Response(text, headers={"Content-Type": content_type})
 
 
-async def _unless_gone(request: Request, call: Coroutine[object, object, T]) -> T:
+async def _unless_gone(receive: Receive, call: Coroutine[object, object, T]) -> T:
     """Await a call; cancel it if the client leaves.
 
     Raises:
-        ClientDisconnect: The client has left.
+        ClientGoneError: The client has left.
     """
     task = asyncio.current_task()
     assert task is not None
+    watchers: list[asyncio.Task[None]] = []
 
     async def watch() -> None:
-        await request.receive()  # the body is read: what comes is the end
+        await receive()  # the body is read: what comes is the end
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    # Most calls are over before it is worth the while to look for the client.
+    timer = asyncio.get_running_loop().call_later(
+        PATIENCE, lambda: watchers.append(asyncio.create_task(watch()))
+    )
     try:
         return await call
     except asyncio.CancelledError:
-        if watcher.done() and not task.uncancel():
-            raise ClientDisconnect from None
+        if any(watcher.done() for watcher in watchers) and not task.uncancel():
+            raise ClientGoneError("the client has left") from None
         raise
     finally:
-        watcher.cancel()
+        timer.cancel()
+        for watcher in watchers:
+            watcher.cancel()
 
 
-def _protocol(endpoints: _Endpoints) -> APIRouter:
-    """Return the routes that kserve has too, with versions, and without those that load models."""
-    router = APIRouter(prefix="/v2")
-    get = router.get
-    get("")(endpoints.metadata)
-    get("/health/live")(endpoints.live)
-    get("/health/ready")(endpoints.ready)
-    get("/models")(endpoints.models)
-    for model in MODELS:
-        get(model)(endpoints.model_metadata)
-        get(f"{model}/ready")(endpoints.model_ready)
-    return router
+async def _body(receive: Receive) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        ClientGoneError: The client has left.
+    """
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError("the client has left")
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _metrics(records: Records) -> APIRouter:
-    router = APIRouter()
-
-    @router.get("/metrics")
-    async def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(records.registry), headers={"Content-Type": content_type})
-
-    return router
+async def _json_body(request: Request) -> dict[str, Any]:
+    """Return the JSON of a small request; it may be empty."""
+    body = await _body(request.receive)
+    try:
+        return msgspec.json.decode(body[:INLINE], type=dict[str, Any]) if body else {}
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"the body is no JSON object: {error}") from error
 
 
-async def _answer(request: Request, error: Exception) -> Response:
-    del request
-    return answer(error)
+def _named(scope: Scope) -> tuple[str, str | None]:
+    parameters = scope["path_params"]
+    return parameters.get("model", ""), parameters.get("version")
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def _get(path: str, answer: Callable[[Request], Awaitable[Response]]) -> Route:
+    return Route(path, answer, methods=["GET"])
+
+
+def _infer_route(path: str, infer: Callable[[Scope, Receive, Send], Awaitable[None]]) -> Route:
+    class Infer:  # what is no function is an ASGI application to Starlette
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await infer(scope, receive, send)
+
+    return Route(f"{path}/infer", Infer(), methods=["POST"])

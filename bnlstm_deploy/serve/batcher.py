@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from threading import Condition, Thread
 from typing import Any
 
-from bnlstm_deploy.errors import DeadlineError, OverloadedError
+from bnlstm_deploy.errors import DeadlineError, OverloadedError, SequenceError
 from bnlstm_deploy.serve.limits import Limits
 
 
@@ -25,6 +25,10 @@ class Request:
     streams: int
     key: Hashable
     """Requests of equal keys can share a run; None if with none."""
+    run_bytes: int = 0
+    """What a run of it may take, padded as far as others may have it be."""
+    payload_bytes: int = 0
+    """What it takes as it waits."""
     group: Hashable = None
     """Requests of one group run in order, and never together; None if it has none."""
     timeout: float = 30.0
@@ -41,7 +45,7 @@ class Batcher:
 
     Args:
         run: Computes requests and gives each future its result; it must not raise.
-        limits: `max_batch`, `max_wait` and `max_queue` are used.
+        limits: `max_batch`, `max_run`, `max_wait`, `max_queue` and `max_pending` are used.
         name: Of the thread.
     """
 
@@ -52,7 +56,9 @@ class Batcher:
         self._limits = limits
         self._queue: deque[Request] = deque()
         self._changed = Condition()
+        self._waiting_bytes = self._waiting_streams = 0
         self._running = 0
+        self._paused = False
         self._draining = self._closed = False
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -69,14 +75,27 @@ class Batcher:
         with self._changed:
             if self._draining:
                 raise OverloadedError("the server is shutting down; ask another one")
-            if len(self._queue) >= self._limits.max_queue:
+            if self._why_full(request):
                 # those that were given up make room
                 self._queue = deque(r for r in self._queue if not r.future.cancelled())
-            if len(self._queue) >= self._limits.max_queue:
-                raise OverloadedError(
-                    f"{len(self._queue)} requests are waiting, which is max_queue; try again later"
-                )
+                self._waiting_bytes = sum(r.payload_bytes for r in self._queue)
+                self._waiting_streams = sum(r.streams for r in self._queue)
+            full = self._why_full(request)
+            if full:
+                raise OverloadedError(f"{full}; try again later")
             self._queue.append(request)
+            self._waiting_bytes += request.payload_bytes
+            self._waiting_streams += request.streams
+            # While the thread waits for others, it needs to know of none that fill no batch: to
+            # wake it for each is half of what a small request costs.
+            alone = len(self._queue) == 1 or request.key is None
+            if alone or self._waiting_streams >= self._limits.max_batch:
+                self._changed.notify_all()
+
+    def pause(self, paused: bool) -> None:
+        """Let requests wait from now on, or no longer."""
+        with self._changed:
+            self._paused = paused
             self._changed.notify_all()
 
     def drain(self, timeout: float | None = None) -> bool:
@@ -107,43 +126,84 @@ class Batcher:
             live = [request for request in batch if _is_live(request)]
             if live:
                 self._run(live)
+            failed = {request.group for request in batch if _has_failed(request)} - {None}
             with self._changed:
+                for group in failed:
+                    self._fail_those_behind(group)
                 self._running = 0
                 self._changed.notify_all()
+            del batch, live  # or their arrays would stay until the next request
 
     def _next(self) -> list[Request] | None:
         """Wait for the next batch and take it out of the queue; None to stop."""
         while True:
-            self._changed.wait_for(lambda: self._queue or self._closed)
+            self._changed.wait_for(lambda: (self._queue and not self._paused) or self._closed)
             if self._closed:
                 return None
             batch = self._collect()
             full = sum(request.streams for request in batch) >= self._limits.max_batch
             left = self._queue[0].arrived + self._limits.max_wait - time.monotonic()
             if full or left <= 0 or self._draining or self._queue[0].key is None:
-                taken = set(map(id, batch))
-                self._queue = deque(r for r in self._queue if id(r) not in taken)
+                self._take_out(batch)
                 return batch
             self._changed.wait(left)
+
+    def _why_full(self, request: Request) -> str:
+        """Return why a request may not wait, too, or nothing; one alone always may."""
+        waiting, limits = len(self._queue), self._limits
+        if waiting >= limits.max_queue:
+            return f"{waiting} requests are waiting, which is max_queue"
+        if waiting and self._waiting_bytes + request.payload_bytes > limits.max_pending:
+            return (
+                f"requests of {self._waiting_bytes} bytes are waiting; with this one they are over "
+                f"max_pending, {limits.max_pending}"
+            )
+        return ""
+
+    def _take_out(self, requests: Sequence[Request]) -> None:
+        taken = set(map(id, requests))
+        self._queue = deque(r for r in self._queue if id(r) not in taken)
+        self._waiting_bytes -= sum(request.payload_bytes for request in requests)
+        self._waiting_streams -= sum(request.streams for request in requests)
+
+    def _fail_those_behind(self, group: Hashable) -> None:
+        """Refuse what waits behind a request that failed: it was sent as if that had been done."""
+        behind = [request for request in self._queue if request.group == group]
+        self._take_out(behind)
+        for request in behind:
+            if request.future.set_running_or_notify_cancel():
+                request.future.set_exception(
+                    SequenceError(
+                        "the request before this one of its sequence failed; send that again, or "
+                        "the sequence anew from its start, with sequence_start"
+                    )
+                )
 
     def _collect(self) -> list[Request]:
         """Return the requests that run next: the oldest, and those that can join it."""
         first = self._queue[0]
         batch, room = [first], self._limits.max_batch - first.streams
+        room_bytes = self._limits.max_run - first.run_bytes
         if first.key is None:
             return batch
         passed = {first.group} - {None}
         for request in list(self._queue)[1:]:
             if room <= 0:
                 break
-            fits = request.key == first.key and request.streams <= room
-            if fits and request.group not in passed:
+            fits = request.streams <= room and request.run_bytes <= room_bytes
+            if fits and request.key == first.key and request.group not in passed:
                 batch.append(request)
                 room -= request.streams
+                room_bytes -= request.run_bytes
             # a later chunk of the same sequence does not overtake this one, nor run with it
             if request.group is not None:
                 passed.add(request.group)
         return batch
+
+
+def _has_failed(request: Request) -> bool:
+    future = request.future
+    return future.cancelled() or (future.done() and future.exception() is not None)
 
 
 def _is_live(request: Request) -> bool:

@@ -34,11 +34,12 @@ class Bindings:
         )
         self._bindings: OrderedDict[tuple[int, int], Binding] = OrderedDict()
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Array], *, keep_memory: bool = True) -> dict[str, Array]:
         """Run the graph; return all outputs by name.
 
         Args:
             feeds: Arrays by name.
+            keep_memory: As of `Session.run`, where no binding can be used.
 
         Raises:
             InputError: The arrays do not fit the graph.
@@ -49,11 +50,11 @@ class Bindings:
         sizes = signature.sizes(feeds)
         batch, time = sizes.get(BATCH, 0), sizes.get(TIME, 0)
         if not self._has_sizes or min(batch, time) < 1:
-            return session.run(feeds)
+            return session.run(feeds, keep_memory=keep_memory)
         binding = self._binding(1 << (batch - 1).bit_length(), time)
         state = {name: feeds[name] for name in binding.carried if name in feeds}
         if state and not (binding.streams and len(state) == len(binding.carried)):
-            return session.run(feeds)
+            return session.run(feeds, keep_memory=keep_memory)
         own = {value.name: feeds[value.name] for value in session.inputs}
         for name in binding.lengths:
             if name in feeds:

@@ -21,6 +21,9 @@ from bnlstm_deploy.serve.sequences import Chunk, Sequences
 from bnlstm_deploy.serve.stats import RECENT, Durations, Execution, Stats
 from bnlstm_deploy.signature import Array
 
+KEPT = 32 * 2**20
+"""Bytes of a run up to which its memory is kept for the next one."""
+
 
 @dataclass(frozen=True)
 class _Ask:
@@ -57,6 +60,7 @@ class Engine:
         outputs: The model's own, then final states and next steps.
         native: Whether the native kernel runs.
         ready: Whether `warm_up` is done.
+        sequences: The states that it holds.
 
     Raises:
         RuntimeSessionError: The file or a provider cannot be used.
@@ -90,7 +94,7 @@ class Engine:
         self.optional = frozenset(value.name for value in signature.state_inputs)
         self.outputs = (*signature.outputs, *signature.state_outputs)
         self.ready = False
-        self._sequences = Sequences(self.metadata, self.limits)
+        self.sequences = Sequences(self.metadata, self.limits)
         self._lock = threading.Lock()
         self._requests = self._executions = self._inferences = 0
         self._queue_seconds, self._compute_seconds = Durations(), Durations()
@@ -139,6 +143,8 @@ class Engine:
                 payload=ask,
                 streams=ask.size.streams,
                 key=self._merger.key(ask.feeds) if self._merger.merges else None,
+                run_bytes=self._merger.run_bytes(ask.size),
+                payload_bytes=sum(array.nbytes for array in ask.feeds.values()),
                 group=None if sequence is None else ("sequence", sequence.sequence_id),
                 timeout=self.limits.timeout if timeout is None else timeout,
             )
@@ -161,13 +167,22 @@ class Engine:
                 self._compute_seconds.histogram(),
                 dict(self._failures),
                 len(self._batcher),
-                len(self._sequences),
+                len(self.sequences),
                 tuple(self._recent),
             )
 
     def drain(self, timeout: float | None = None) -> bool:
         """Refuse new requests, answer those that wait, and return whether that took no longer."""
         return self._batcher.drain(timeout)
+
+    def pause(self, paused: bool) -> None:
+        """Let requests wait from now on, or no longer."""
+        self._batcher.pause(paused)
+
+    def take_over(self, other: "Engine") -> None:
+        """Hold the sequences of another engine, if they are of the same weights."""
+        if self.metadata.checkpoint_sha256 == other.metadata.checkpoint_sha256:
+            self.sequences.take_over(other.sequences)
 
     def close(self) -> None:
         """Stop; what still waits is refused."""
@@ -190,8 +205,15 @@ class Engine:
                 f"{size.time} timesteps are more than the server's max_time of "
                 f"{self.limits.max_time}; send them in chunks"
             )
+        needed = self._session.signature.run_bytes(size.streams, size.time)
+        if needed > self.limits.max_run:
+            raise InputError(
+                f"{size.streams} streams of {size.time} timesteps need about {needed} bytes to "
+                f"run; the server's max_run is {self.limits.max_run}. Send fewer streams, or the "
+                "timesteps in chunks"
+            )
         if chunk is not None:
-            self._sequences.check(chunk, inputs)
+            self.sequences.check(chunk, size.streams, inputs)
         return _Ask(feeds, size, frozenset(known if outputs is None else outputs), chunk)
 
     def _answer(self, requests: Sequence[Request]) -> None:
@@ -210,6 +232,9 @@ class Engine:
         except Exception as error:  # whatever it is, it is the answer
             if len(ready) == 1:
                 self._fail(error)
+                chunk = ready[0][0].payload.chunk
+                if chunk is not None:
+                    self.sequences.fail(chunk)
                 ready[0][0].future.set_exception(error)
             else:
                 for one in ready:
@@ -218,18 +243,18 @@ class Engine:
         for (request, _), results in zip(ready, answers, strict=True):
             ask: _Ask = request.payload
             if ask.chunk is not None:
-                self._sequences.keep(ask.chunk, ask.size.streams, results)
+                self.sequences.keep(ask.chunk, ask.size.streams, results)
             request.future.set_result({n: results[n] for n in results if n in ask.outputs})
 
     def _with_state(self, ask: _Ask) -> dict[str, Array]:
         if ask.chunk is None:
             return ask.feeds
-        return {**ask.feeds, **self._sequences.state(ask.chunk, ask.size.streams)}
+        return {**ask.feeds, **self.sequences.state(ask.chunk, ask.size.streams)}
 
     def _run(self, ready: Sequence[tuple[Request, dict[str, Array]]]) -> list[dict[str, Array]]:
         started = time.monotonic()
         merged = self._merger.merge([feeds for _, feeds in ready])
-        results = self._run_graph(merged)
+        results = self._run_graph(merged, keep_memory=self._is_small(merged))
         sizes = [request.payload.size for request, _ in ready]
         answers = self._merger.split(results, sizes)
         ended = time.monotonic()
@@ -243,6 +268,10 @@ class Engine:
             self._compute_seconds.add(ended - started)
             self._recent.append(Execution(time.time(), max(waits), ended - started, streams))
         return answers
+
+    def _is_small(self, feeds: Mapping[str, Array]) -> bool:
+        size = self._merger.size(feeds)
+        return self._session.signature.run_bytes(size.streams, size.time) <= KEPT
 
     def _fail(self, error: Exception) -> None:
         with self._lock:

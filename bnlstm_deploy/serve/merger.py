@@ -91,6 +91,11 @@ class Merger:
         ]
         return (rounded, *rest)
 
+    def run_bytes(self, size: Size) -> int:
+        """Return what a run of a request may take, padded as far as others of its key are long."""
+        time = 1 << max(size.time - 1, 0).bit_length() if self._pads and self.merges else size.time
+        return self.session.signature.run_bytes(size.streams, time)
+
     def merge(self, requests: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         """Return the arrays of one run, with the streams of the requests in order.
 

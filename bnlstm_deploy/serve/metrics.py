@@ -1,18 +1,21 @@
-"""What the engines did, as Prometheus reads it."""
+"""What a server did, as Prometheus reads it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
 )
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.gc_collector import GCCollector
 from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from bnlstm_deploy.serve.engine import Engine
-from bnlstm_deploy.serve.stats import BOUNDS
+from bnlstm_deploy.serve.stats import BOUNDS, Histogram, ServerStats
 
 LABELS = ("model", "version")
 
@@ -33,32 +36,85 @@ HISTOGRAMS = {
 LE = tuple(map(str, (*BOUNDS, "+Inf")))
 
 
-class EngineCollector(Collector):
-    """Reads the engines' own counts when Prometheus asks.
+def exposition(stats: ServerStats, accept: str, *, process: bool) -> tuple[bytes, str]:
+    """Return the metrics as text, and its content type.
 
     Args:
-        engines: The engines.
+        stats: Of the server.
+        accept: What the client takes.
+        process: Whether this process is all of the server: its memory, time and garbage are
+            metrics, too.
     """
+    registry = CollectorRegistry()
+    registry.register(_Collector(stats))
+    if process:
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+    try:
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+    except (TypeError, ValueError):  # a version that nobody has
+        encode, content_type = choose_encoder("")
+        return encode(registry), content_type
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
-        self.engines = engines
 
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing: names are known when engines are asked, not before."""
-        return ()
+class _Collector(Collector):
+    def __init__(self, stats: ServerStats) -> None:
+        self.stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        """Return the metrics of now."""
-        stats = {(engine.name, engine.version): engine.stats() for engine in self.engines}
+        stats = self.stats
+        yield from self._requests()
+        engines = {(m.name, m.version): m.engine for m in stats.models if m.engine is not None}
         for family, fields in ((CounterMetricFamily, COUNTERS), (GaugeMetricFamily, GAUGES)):
             for field, text in fields.items():
                 metric = family(f"bnlstm_{field}", text, labels=LABELS)
-                for labels, values in stats.items():
+                for labels, values in engines.items():
                     metric.add_metric(labels, getattr(values, field))
                 yield metric
         for field, text in HISTOGRAMS.items():
-            histogram = HistogramMetricFamily(f"bnlstm_{field}", text, labels=LABELS)
-            for labels, values in stats.items():
-                counts, total = getattr(values, field)
-                histogram.add_metric(labels, list(zip(LE, accumulate(counts), strict=True)), total)
-            yield histogram
+            yield _histogram(
+                field, text, [(key, getattr(values, field)) for key, values in engines.items()]
+            )
+        yield GaugeMetricFamily(
+            "bnlstm_connections", "HTTP connections that are open.", stats.connections
+        )
+        yield CounterMetricFamily(
+            "bnlstm_connections_refused",
+            "HTTP connections that were closed at once, for there were too many.",
+            stats.refused_connections,
+        )
+        yield CounterMetricFamily(
+            "bnlstm_log_lines_dropped",
+            "Lines of the log that nobody read in time.",
+            stats.dropped_lines,
+        )
+
+    def _requests(self) -> Iterator[Metric]:
+        models = {(model.name, model.version): model.requests for model in self.stats.models}
+        received = CounterMetricFamily("bnlstm_requests", "Inference requests.", labels=LABELS)
+        failed = CounterMetricFamily(
+            "bnlstm_request_failures",
+            "Inference requests that were answered with an error, or left by their client.",
+            labels=(*LABELS, "reason"),
+        )
+        for key, requests in models.items():
+            received.add_metric(key, requests.received)
+            for reason, number in requests.failed.items():
+                failed.add_metric((*key, reason), number)
+        yield received
+        yield failed
+        yield _histogram(
+            "request_seconds",
+            "From a request's header to its answer, of those answered without an error.",
+            [(key, requests.answered) for key, requests in models.items()],
+        )
+
+
+def _histogram(
+    field: str, text: str, values: Iterable[tuple[tuple[str, str], Histogram]]
+) -> HistogramMetricFamily:
+    metric = HistogramMetricFamily(f"bnlstm_{field}", text, labels=LABELS)
+    for labels, (counts, total) in values:
+        metric.add_metric(labels, list(zip(LE, accumulate(counts), strict=True)), total)
+    return metric

@@ -9,16 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
-from bnlstm_deploy.extras import require
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.metadata import CARRIED
+from bnlstm_deploy.serve.dispatch import Dispatcher
 from bnlstm_deploy.serve.drawing import Drawing, read_drawing
 from bnlstm_deploy.serve.engine import Engine
+from bnlstm_deploy.serve.faults import PathError
+from bnlstm_deploy.serve.models import Models
+from bnlstm_deploy.serve.stats import SPAN, ModelStats, Span
 from bnlstm_deploy.signature import Value
-
-require("fastapi", extra="serve")
-
-from fastapi import APIRouter, HTTPException, Response  # noqa: E402
 
 STATIC = Path(__file__).parent / "static"
 
@@ -41,42 +47,55 @@ HEADERS = {
 """What the browser may do: nothing but read from this server."""
 
 
-def router(engines: Sequence[Engine]) -> APIRouter:
+def routes(models: Models, dispatcher: Dispatcher) -> list[Route]:
     """Return the routes of the page: `/` and what is below `/page/`.
 
     A file `MODEL.page.json` beside a model lets the page draw its input; see
     `bnlstm_deploy.serve.drawing`.
 
     Args:
-        engines: The server's models, one for each version.
+        models: The server's models.
+        dispatcher: What knows what they did.
 
     Raises:
         InputError: A `MODEL.page.json` is not valid, or does not fit its model.
-        MissingExtraError: The extra `serve` is not installed.
     """
     files = {path.name: path for path in STATIC.iterdir()}
-    drawings = [read_drawing(e.path, e.inputs, e.outputs) for e in engines]
-    routes = APIRouter(include_in_schema=False)
+    drawings = WeakKeyDictionary({engine: _drawing(engine) for engine in models.engines})
 
-    @routes.api_route("/", methods=["GET", "HEAD"])
-    def index() -> Response:
+    def drawing(engine: Engine) -> Drawing | None:
+        if engine not in drawings:  # it was loaded since
+            drawings[engine] = _drawing(engine)
+        return drawings[engine]
+
+    async def index(request: Request) -> Response:
+        del request
         return _file(files["index.html"])
 
-    @routes.get("/page/models")
-    def models() -> dict[str, Any]:
-        return {"models": [facts(e, d) for e, d in zip(engines, drawings, strict=True)]}
+    async def of_models(request: Request) -> Response:
+        del request
+        return _json({"models": [facts(engine, drawing(engine)) for engine in models.engines]})
 
-    @routes.get("/page/live")
-    def live(since: float = 0.0) -> dict[str, Any]:
-        return {"models": [_live(engine, since) for engine in engines]}
+    async def live(request: Request) -> Response:
+        try:
+            since = float(request.query_params.get("since", 0))
+        except ValueError as error:
+            raise InputError(f"since is no number: {error}; pass seconds") from error
+        stats = await dispatcher.stats()
+        return _json({"models": [_live(m, since) for m in stats.models if m.engine is not None]})
 
-    @routes.get("/page/{name}")
-    def static(name: str) -> Response:
+    async def static(request: Request) -> Response:
+        name = request.path_params["name"]
         if name not in files:
-            raise HTTPException(404, f"the page has no file {name!r}")
+            raise PathError(f"the page has no file {name!r:.100}")
         return _file(files[name])
 
-    return routes
+    return [
+        Route("/", index),
+        Route("/page/models", of_models),
+        Route("/page/live", live),
+        Route("/page/{name}", static),
+    ]
 
 
 def facts(engine: Engine, drawing: Drawing | None) -> dict[str, Any]:
@@ -102,7 +121,7 @@ def facts(engine: Engine, drawing: Drawing | None) -> dict[str, Any]:
         "name": engine.name,
         "version": engine.version,
         "infer": f"v2/models/{name}/versions/{version}/infer",
-        "file": {"name": engine.path.name, "bytes": engine.path.stat().st_size},
+        "file": {"name": engine.path.name, "bytes": _size(engine.path)},
         "kernel": str(engine.native),
         "metadata": asdict(metadata) | {"steps": metadata.steps},
         "inputs": described(engine.inputs),
@@ -112,21 +131,53 @@ def facts(engine: Engine, drawing: Drawing | None) -> dict[str, Any]:
     }
 
 
-def _live(engine: Engine, since: float) -> dict[str, Any]:
-    """Return what a model has done so far, and its executions after a time."""
-    stats = engine.stats()
+def _live(model: ModelStats, since: float) -> dict[str, Any]:
+    """Return what a model has done so far, and its executions and requests after a time."""
+    engine, requests = model.engine, model.requests
+    assert engine is not None
+    answered = [span.answered for span in requests.spans]
+    latency = sum(answered[1:], answered[0]) if answered else None
     return {
-        "name": engine.name,
-        "version": engine.version,
-        "ready": engine.ready,
-        "requests": stats.requests,
-        "executions": stats.executions,
-        "inferences": stats.inferences,
-        "failures": dict(stats.failures),
-        "queued": stats.queued,
-        "sequences": stats.sequences,
-        "recent": [list(execution) for execution in stats.recent if execution.at > since],
+        "name": model.name,
+        "version": model.version,
+        "ready": model.ready,
+        "requests": requests.received,
+        "latency": [None if latency is None else latency.quantile(q) for q in (0.5, 0.99)],
+        "executions": engine.executions,
+        "inferences": engine.inferences,
+        "failures": dict(requests.failed),
+        "queued": engine.queued,
+        "sequences": engine.sequences,
+        "recent": [list(execution) for execution in engine.recent if execution.at > since],
+        "spans": [_span(span) for span in requests.spans if span.at > since - SPAN],
     }
+
+
+def _span(span: Span) -> list[float | None]:
+    """Return when it began, requests a second, p50, p99, and how many failed."""
+    answered = sum(span.answered.counts)
+    return [
+        span.at,
+        (answered + span.failed) / SPAN,
+        *(span.answered.quantile(share) for share in (0.5, 0.99)),
+        span.failed,
+    ]
+
+
+def _drawing(engine: Engine) -> Drawing | None:
+    return read_drawing(engine.path, engine.inputs, engine.outputs)
+
+
+def _size(path: Path) -> int | None:
+    """Return the size of a file; None if it is there no more."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
 
 
 def _file(path: Path) -> Response:

@@ -1,26 +1,24 @@
 """What is counted and logged of each request, whatever protocol it came by."""
 
+import secrets
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.process_collector import ProcessCollector
+from itertools import count
 
 from bnlstm_deploy.serve.faults import Fault, fault_of
-from bnlstm_deploy.serve.logs import LOGGER, log
-from bnlstm_deploy.serve.metrics import LABELS, EngineCollector
-from bnlstm_deploy.serve.plane import Plane, key
-from bnlstm_deploy.serve.stats import BOUNDS
+from bnlstm_deploy.serve.logs import LOGGER, dropped_lines, log
+from bnlstm_deploy.serve.models import Models
+from bnlstm_deploy.serve.stats import ModelStats, RequestCounter, ServerStats
 
 MAX_ID = 128
 """Characters of a request's id in logs."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """One inference request, as the log will have it."""
 
@@ -33,51 +31,39 @@ class Record:
 
 
 class Records:
-    """Counts and logs the requests to a server's models.
+    """Counts and logs the requests to a server's models, in the thread of its event loop.
 
     Args:
-        plane: The models.
+        models: The models.
 
     Attributes:
-        registry: The metrics, for Prometheus.
+        connections: HTTP connections that are open.
+        refused_connections: Those that were closed at once.
     """
 
-    def __init__(self, plane: Plane) -> None:
-        self.plane = plane
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-        self.registry.register(EngineCollector(plane.engines))
-        self._requests = Counter(
-            "bnlstm_requests", "Inference requests.", LABELS, registry=self.registry
-        )
-        self._failures = Counter(
-            "bnlstm_request_failures",
-            "Inference requests that were answered with an error, or left by their client.",
-            (*LABELS, "reason"),
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "bnlstm_request_seconds",
-            "From a request's header to its answer, of those answered without an error.",
-            LABELS,
-            buckets=BOUNDS,
-            registry=self.registry,
-        )
-        for engine in plane.engines:
-            self._requests.labels(engine.name, engine.version)
-            self._seconds.labels(engine.name, engine.version)
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self.connections = self.refused_connections = 0
+        self._prefix = secrets.token_hex(8)
+        self._numbers = count()
+        self._counters: defaultdict[tuple[str, str], RequestCounter] = defaultdict(RequestCounter)
 
-    def refused(self, error: BaseException) -> None:
+    def new_id(self) -> str:
+        """Return a name for a request that has none."""
+        return f"{self._prefix}-{next(self._numbers)}"
+
+    def refused(self, protocol: str, error: BaseException) -> None:
         """Count and log a request that was refused before it was known what it asks."""
-        self._write(Record("rest", "", ""), 0.0, fault_of(error))
+        self._write(Record(protocol, "", ""), 0.0, fault_of(error))
 
     @contextmanager
-    def request(self, protocol: str, name: str, version: str | None) -> Iterator[Record]:
+    def request(
+        self, protocol: str, name: str, version: str | None, id: str = ""
+    ) -> Iterator[Record]:
         """Count and log what happens inside as one request; errors pass through."""
-        model = self.plane.model_registry.get_model(key(name, version))
-        known = ("", "") if model is None else (model.engine.name, model.engine.version)
-        record = Record(protocol, *known)
+        engine = self.models.find(name, version)
+        known = ("", "") if engine is None else (engine.name, engine.version)
+        record = Record(protocol, *known, id)
         start = time.perf_counter()
         fault: Fault | None = None
         try:
@@ -90,13 +76,26 @@ class Records:
         finally:
             self._write(record, time.perf_counter() - start, fault)
 
+    def stats(self) -> ServerStats:
+        """Return what this process did so far."""
+        engines = {(e.name, e.version): e for e in self.models.engines}
+        keys = sorted({*engines, *self._counters})
+        models = [
+            ModelStats(
+                *key,
+                ready=key in engines and self.models.takes(*key),
+                requests=self._counters[key].requests(),
+                engine=engines[key].stats() if key in engines else None,
+            )
+            for key in keys
+        ]
+        return ServerStats(
+            tuple(models), self.connections, self.refused_connections, dropped_lines()
+        )
+
     def _write(self, record: Record, seconds: float, fault: Fault | None) -> None:
-        labels = (record.model, record.version)
-        self._requests.labels(*labels).inc()
-        if fault is None:
-            self._seconds.labels(*labels).observe(seconds)
-        else:
-            self._failures.labels(*labels, fault.reason).inc()
+        reason = None if fault is None else fault.reason
+        self._counters[record.model, record.version].add(seconds, reason)
         log(
             "request",
             id=record.id[:MAX_ID],
@@ -105,5 +104,5 @@ class Records:
             version=record.version,
             status=int(HTTPStatus.OK if fault is None else fault.status),
             seconds=round(seconds, 6),
-            **({} if fault is None else {"reason": fault.reason}),
+            **({} if reason is None else {"reason": reason}),
         )

@@ -20,6 +20,8 @@ class Entry(NamedTuple):
     name: str
     version: str
     path: Path
+    named: bool = True
+    """Whether it was named itself, and not found in a folder."""
 
 
 def find(arguments: Sequence[str]) -> list[Entry]:
@@ -78,7 +80,7 @@ def _folder(folder: Path) -> Iterator[Entry]:
         if path.is_dir():
             yield from _versions(path.name, path)
         elif path.suffix == ".onnx":
-            yield Entry(path.stem, ONLY_VERSION, path)
+            yield Entry(path.stem, ONLY_VERSION, path, named=False)
 
 
 def _versions(name: str, folder: Path) -> Iterator[Entry]:
@@ -90,4 +92,4 @@ def _versions(name: str, folder: Path) -> Iterator[Entry]:
             raise InputError(
                 f"{version} holds {len(files)} files *.onnx; a version of a model is one file"
             )
-        yield Entry(name, version.name, files[0])
+        yield Entry(name, version.name, files[0], named=False)

@@ -54,6 +54,8 @@ class Sequences:
         self._limits = limits
         self._clock = clock
         self._held: OrderedDict[int | str, _Held] = OrderedDict()
+        self._starting: dict[int | str, int] = {}
+        self._total = 0
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -61,16 +63,27 @@ class Sequences:
             self._expire()
             return len(self._held)
 
-    def check(self, chunk: Chunk, given: Mapping[str, Array]) -> None:
+    def check(self, chunk: Chunk, streams: int, given: Mapping[str, Array]) -> None:
         """Check a chunk as it arrives, and keep its sequence from expiring while it waits.
 
+        Args:
+            chunk: Which it is.
+            streams: N.
+            given: Its arrays by input name.
+
         Raises:
-            InputError: The model cannot continue streams, or a state is given to a later chunk.
+            InputError: The model cannot continue streams, a state is given to a later chunk, or
+                the chunk has more streams than are held of all sequences.
         """
         if not self._streams:
             raise InputError(
                 "this model cannot continue a sequence: it has two directions or materialized "
                 "weights. Send whole sequences, without sequence_id"
+            )
+        if streams > self._limits.max_sequences:
+            raise InputError(
+                f"{streams} streams are more than the server's max_sequences of "
+                f"{self._limits.max_sequences}; carry the states in the client"
             )
         states = sorted(self._carried.keys() & given.keys())
         if states and not chunk.start:
@@ -95,11 +108,15 @@ class Sequences:
             self._expire()
             held = self._held.get(chunk.sequence_id)
             if chunk.start:
-                if held is None and len(self._held) >= self._limits.max_sequences:
+                others = self._total + sum(self._starting.values())
+                others -= self._starting.get(chunk.sequence_id, 0)
+                others -= 0 if held is None else held.streams
+                if others + streams > self._limits.max_sequences:
                     raise OverloadedError(
-                        f"{len(self._held)} sequences are held, which is max_sequences; end one, "
-                        "or carry the states in the client"
+                        f"{others} streams of sequences are held; the limit max_sequences is "
+                        f"{self._limits.max_sequences}. End some, or carry the states in the client"
                     )
+                self._starting[chunk.sequence_id] = streams
                 return {}
             if held is None:
                 raise SequenceError(
@@ -117,12 +134,43 @@ class Sequences:
     def keep(self, chunk: Chunk, streams: int, results: Mapping[str, Array]) -> None:
         """Take over the state after a chunk that was computed."""
         with self._lock:
+            self._starting.pop(chunk.sequence_id, None)
+            self._drop(chunk.sequence_id)
             if chunk.end:
-                self._held.pop(chunk.sequence_id, None)
                 return
             feeds = {given: results[result] for given, result in self._carried.items()}
             self._held[chunk.sequence_id] = _Held(feeds, streams, self._clock())
-            self._touch(chunk.sequence_id)
+            self._total += streams
+
+    def fail(self, chunk: Chunk) -> None:
+        """Leave everything as it was before a chunk that could not be computed."""
+        with self._lock:
+            self._starting.pop(chunk.sequence_id, None)
+
+    def holds(self, sequence_id: int | str) -> bool:
+        """Return whether a sequence is held."""
+        with self._lock:
+            self._expire()
+            return sequence_id in self._held
+
+    def forget(self, sequence_id: int | str) -> None:
+        """Drop a sequence, if it is held."""
+        with self._lock:
+            self._drop(sequence_id)
+
+    def take_over(self, other: "Sequences") -> None:
+        """Hold what others held, which hold nothing from then on."""
+        with self._lock, other._lock:
+            for sequence_id, held in other._held.items():
+                self._drop(sequence_id)
+                self._held[sequence_id] = held
+                self._total += held.streams
+            other._held.clear()
+            other._total = 0
+
+    def _drop(self, sequence_id: int | str) -> None:
+        held = self._held.pop(sequence_id, None)
+        self._total -= 0 if held is None else held.streams
 
     def _touch(self, sequence_id: int | str) -> None:
         self._held[sequence_id].used = self._clock()
@@ -132,4 +180,4 @@ class Sequences:
         """Drop what was not used for long; the first are those used least recently."""
         oldest = self._clock() - self._limits.sequence_idle
         while self._held and next(iter(self._held.values())).used < oldest:
-            self._held.popitem(last=False)
+            self._drop(next(iter(self._held)))

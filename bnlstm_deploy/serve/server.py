@@ -1,23 +1,29 @@
 """The server process: from sockets to the last answer."""
 
 import asyncio
-import contextlib
 import gc
-import math
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import uvicorn
 import uvloop
 
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.serve.app import create_app
+from bnlstm_deploy.runtime.providers import Provider
+from bnlstm_deploy.serve.app import App
+from bnlstm_deploy.serve.dispatch import Dispatcher
 from bnlstm_deploy.serve.engine import Engine
-from bnlstm_deploy.serve.logs import configure, log
-from bnlstm_deploy.serve.rpc import create_server
+from bnlstm_deploy.serve.http import RestServer
+from bnlstm_deploy.serve.logs import configure, flush, log
+from bnlstm_deploy.serve.models import Models, Repository
+from bnlstm_deploy.serve.peers import Peers
+from bnlstm_deploy.serve.records import Records
+from bnlstm_deploy.serve.repository import Entry
+from bnlstm_deploy.serve.rpc import RpcServer
 from bnlstm_deploy.serve.settings import Settings
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -25,104 +31,98 @@ BACKLOG = 2048
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread gives way to others: a finished run is not to wait 5 ms, which is
 Python's own, for the thread that reads requests."""
-KEEP_ALIVE = 65
-"""Seconds that an idle connection stays open: more than the 60 of common proxies."""
 
 
-def serve(
-    engines: Sequence[Engine],
-    settings: Settings,
-    *,
-    host: str = "127.0.0.1",
-    http_port: int = 8080,
-    grpc_port: int = 8081,
-) -> None:
+@dataclass(frozen=True)
+class Options:
+    """What to serve, and where."""
+
+    models: list[str]
+    """Files and folders, as `repository.find` takes them."""
+    settings: Settings = field(default_factory=Settings)
+    """Limits and access."""
+    providers: tuple[Provider, ...] = ("cpu",)
+    """As Session takes them."""
+    threads: int | None = None
+    """Inside an operator."""
+    native: bool = True
+    """Whether the native kernel runs, where it can."""
+    host: str = "127.0.0.1"
+    """The address to listen on."""
+    http_port: int = 8080
+    """Of REST, metrics and page; 0 for any that is free, which the log then tells."""
+    grpc_port: int = 8081
+    """Of gRPC; 0 likewise."""
+    workers: int = 1
+    """Processes that share the ports."""
+    model_control: bool = False
+    """Whether clients may load and unload models."""
+
+    @property
+    def address(self) -> str:
+        """The host as a URL has it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+
+@dataclass(frozen=True)
+class Place:
+    """One worker of a server."""
+
+    folder: Path
+    """Where the workers reach each other."""
+    number: int
+    grpc_port: int
+    """The port that they share."""
+    report: Callable[[str], None]
+    """Tells whoever started it what it has come to."""
+    left_alone: int
+    """A file descriptor that can be read when that is there no more."""
+
+
+def serve(options: Options) -> None:
     """Serve models until SIGTERM or SIGINT, and return when all accepted requests are answered.
 
-    The server is live as soon as this listens, and ready when all models are warm.
-
-    Args:
-        engines: The models.
-        settings: Limits and the token.
-        host: The address to listen on.
-        http_port: Of REST, metrics and page; 0 for any that is free, which the log then tells.
-        grpc_port: Of gRPC; 0 likewise.
+    The server is live as soon as this listens, and ready when all models are warm. SIGHUP opens the
+    files anew.
 
     Raises:
-        InputError: A port is in use, or the host is not this machine's.
+        InputError: A port is in use, the host is not this machine's, or a path is wrong.
         RuntimeSessionError: A model cannot be run.
     """
+    with listen(options.host, options.http_port) as http:
+        run(options, http)
+
+
+def run(options: Options, http: socket.socket, place: Place | None = None) -> None:
+    """Serve models in this process.
+
+    Args:
+        options: What, and where.
+        http: The socket for HTTP, which listens.
+        place: Which worker of a server this is; None if it is all of it.
+
+    Raises:
+        InputError: gRPC's port is in use, or a path is wrong.
+        RuntimeSessionError: A model cannot be run.
+    """
+    models = _open(options)
     configure()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    with _listen(host, http_port) as http:
-        uvloop.run(_serve(engines, settings, http, host, grpc_port))
+    for broken in models.broken:
+        log("not served", path=str(broken.entry.path), reason=broken.reason)
+    try:
+        uvloop.run(_run(options, models, http, place))
+    finally:
+        flush()
 
 
-async def _serve(
-    engines: Sequence[Engine], settings: Settings, http: socket.socket, host: str, grpc_port: int
-) -> None:
-    limits = settings.limits
-    app = create_app(engines, settings)
-    plane, records = app.state.plane, app.state.records
-    address = f"[{host}]" if ":" in host else host
-    rpc, grpc_port = create_server(plane, records, settings, f"{address}:{grpc_port}")
-    rest = _Rest(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # nothing here asks where a request is from
-            timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=math.ceil(limits.timeout),
-        )
-    )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for which in STOPS:
-        loop.add_signal_handler(which, stop.set)
-    await rpc.start()
-    running = asyncio.create_task(rest.serve(sockets=[http]))
-    log(
-        "listening",
-        http=f"http://{address}:{http.getsockname()[1]}",
-        grpc=f"{address}:{grpc_port}",
-    )
+@contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """Return a socket that listens, and close it in the end.
 
-    def warmed(done: asyncio.Future[list[None]]) -> None:
-        if done.exception() is not None:
-            stop.set()
-        elif not stop.is_set():
-            gc.freeze()  # libraries stay: to look through them for garbage takes 0.1 s each time
-            names = [f"{engine.name}/{engine.version}" for engine in engines]
-            kernels = {n: str(e.native) for n, e in zip(names, engines, strict=True)}
-            log("ready", models=names, kernels=kernels)
-
-    with ThreadPoolExecutor(len(engines)) as threads:
-        warm = asyncio.gather(*(loop.run_in_executor(threads, e.warm_up) for e in engines))
-        warm.add_done_callback(warmed)
-        await stop.wait()
-        log("draining")
-        plane.draining = True
-        drains = (loop.run_in_executor(threads, e.drain, limits.timeout) for e in engines)
-        answered = all(await asyncio.gather(*drains))
-        rest.should_exit = True
-        await asyncio.gather(running, rpc.stop(limits.timeout))
-    for engine in engines:
-        engine.close()
-    log("stopped", answered_all=answered)
-    await warm  # an error of it ends the process
-
-
-class _Rest(uvicorn.Server):
-    """uvicorn, which leaves signals to the drain."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _listen(host: str, port: int) -> socket.socket:
+    Raises:
+        InputError: The port is in use, or the host is not this machine's.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -131,6 +131,118 @@ def _listen(host: str, port: int) -> socket.socket:
             f"cannot listen on port {port} of {host}: {error.strerror}; choose another "
             "http_port, grpc_port or host"
         ) from error
-    # Without it an answer's body waits for the client to acknowledge its header, some 40 ms.
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
+    with listening:
+        yield listening
+
+
+def _open(options: Options) -> Models:
+    def open_one(entry: Entry) -> Engine:
+        return Engine(
+            entry.path,
+            name=entry.name,
+            version=entry.version,
+            providers=options.providers,
+            threads=options.threads,
+            native=options.native,
+            limits=options.settings.limits,
+        )
+
+    repository = Repository(options.models, open_one)
+    return Models(*repository.open(), repository, controlled=options.model_control)
+
+
+async def _run(options: Options, models: Models, http: socket.socket, place: Place | None) -> None:
+    await _Server(options, models, http, place).run()  # in the loop, which gRPC's server needs
+
+
+class _Server:
+    """The parts of a server in one process, from the first socket to the last answer."""
+
+    def __init__(
+        self, options: Options, models: Models, http: socket.socket, place: Place | None
+    ) -> None:
+        settings, port = options.settings, options.grpc_port
+        self.options, self.models, self.http, self.place = options, models, http, place
+        self.timeout = settings.limits.timeout
+        records = Records(models)
+        self.dispatcher = Dispatcher(records)
+        if place is not None:
+            port = place.grpc_port
+            self.dispatcher = Peers(records, place.folder, place.number, options.workers)
+        app = App(models, records, self.dispatcher, settings)
+        address = f"{options.address}:{port}"
+        parts = models, records, self.dispatcher, settings
+        self.rpc = RpcServer(*parts, address, shared=place is not None)
+        self.rest = RestServer(app, http, settings.limits, records)
+        self.stop = asyncio.Event()
+        self.reloading: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until a signal says to stop, and all that was accepted is answered."""
+        loop = asyncio.get_running_loop()
+        for which in STOPS:
+            loop.add_signal_handler(which, self.stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        await self.dispatcher.start()
+        await self.rpc.start()
+        running = asyncio.create_task(self.rest.run_on_socket())
+        if self.place is None:
+            log_listening(self.options, self.http, self.rpc.port)
+        else:
+            loop.add_reader(self.place.left_alone, self.stop.set)
+        warming = asyncio.create_task(self._warm_up())
+        await self.stop.wait()
+        await self._drain(running)
+        await warming  # an error of it ends the process
+
+    async def _warm_up(self) -> None:
+        try:
+            await asyncio.gather(*(asyncio.to_thread(e.warm_up) for e in self.models.engines))
+        except BaseException:
+            self.stop.set()
+            raise
+        if self.stop.is_set():
+            return
+        await self.rpc.set_ready(True)
+        gc.freeze()  # libraries stay: to look through them for garbage takes 0.1 s each time
+        kernels = {f"{e.name}/{e.version}": str(e.native) for e in self.models.engines}
+        if self.place is None:
+            log("ready", models=[*kernels], kernels=kernels)
+        else:
+            self.place.report("ready")
+
+    def _reload(self) -> None:
+        if self.reloading is None or self.reloading.done():
+            self.reloading = asyncio.create_task(self._reload_all())
+
+    async def _reload_all(self) -> None:
+        await self.models.reload()
+        if self.place is not None:
+            self.place.report("reloaded")
+
+    async def _drain(self, running: asyncio.Task[None]) -> None:
+        if self.place is None:
+            log("draining")
+        self.models.draining = True
+        await self.rpc.set_ready(False)
+        engines = self.models.engines
+        drains = (asyncio.to_thread(engine.drain, self.timeout) for engine in engines)
+        answered = all(await asyncio.gather(*drains))
+        self.rest.should_exit = True
+        await asyncio.gather(running, self.rpc.stop(self.timeout))
+        await self.dispatcher.stop()
+        for engine in engines:
+            engine.close()
+        if self.place is None:
+            log("stopped", answered_all=answered)
+        else:
+            self.place.report("answered all" if answered else "did not answer all")
+
+
+def log_listening(options: Options, http: socket.socket, grpc_port: int) -> None:
+    """Tell where the server listens."""
+    log(
+        "listening",
+        http=f"http://{options.address}:{http.getsockname()[1]}",
+        grpc=f"{options.address}:{grpc_port}",
+    )

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from bnlstm_deploy.errors import InputError
@@ -9,6 +10,8 @@ from bnlstm_deploy.serve.limits import Limits
 
 TOKEN_VARIABLE = "BNLSTM_DEPLOY_TOKEN"
 """The environment variable that holds the token. A command line is no place: all users see it."""
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     token: str | None = field(default=None, repr=False)
     """The bearer token that requests must carry; None lets everybody in."""
+    hosts: frozenset[str] | None = None
+    """The names of the server, of which one must be in a request's Host; None for any."""
 
 
 def read_token(file: Path | None) -> str | None:
@@ -40,3 +45,16 @@ def read_token(file: Path | None) -> str | None:
             "write one such as that of: openssl rand -hex 32"
         )
     return token
+
+
+def local_names(host: str) -> frozenset[str] | None:
+    """Return the names that requests to a host of this machine alone can have; None for others.
+
+    A page of another site can have its own name mean 127.0.0.1, and so ask what listens there: such
+    requests have that name in their header Host.
+    """
+    try:
+        is_local = ip_address(host).is_loopback
+    except ValueError:
+        is_local = host == "localhost"
+    return frozenset((*LOCAL_NAMES, host)) if is_local else None

@@ -1,13 +1,11 @@
 """The manifest for KServe."""
 
+import json
 import subprocess
 import sys
 
-import kserve
-import kubernetes.client
 import pytest
 import yaml
-from kserve.constants.constants import KSERVE_KIND_INFERENCESERVICE, KSERVE_V1BETA1
 from typer.testing import CliRunner
 
 from bnlstm_deploy.cli.main import app
@@ -20,8 +18,22 @@ from tests.deploy.commands import invoke
 REQUIRED = ("--storage-uri", "pvc://models/digits", "--image", "registry.example/bnlstm-deploy")
 
 
-def known(model):
-    return set(model.attribute_map.values())
+SCHEMAS = """
+import json
+import kserve
+import kubernetes.client
+from kserve.constants.constants import KSERVE_KIND_INFERENCESERVICE, KSERVE_V1BETA1
+
+models = (
+    kserve.V1beta1InferenceService,
+    kserve.V1beta1InferenceServiceSpec,
+    kserve.V1beta1PredictorSpec,
+    kubernetes.client.V1Container,
+)
+fields = {model.__name__: [*model.attribute_map.values()] for model in models}
+print(json.dumps([KSERVE_V1BETA1, KSERVE_KIND_INFERENCESERVICE, fields]))
+"""
+"""Prints what KServe knows, in a process of its own: tritonclient cannot be imported beside it."""
 
 
 def fails(*arguments):
@@ -40,23 +52,65 @@ def container(content):
 
 
 def test_all_fields_are_ones_that_kserve_and_kubernetes_have(exported):
+    command = [sys.executable, "-c", SCHEMAS]
+    schemas = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    version, kind, known = json.loads(schemas.stdout)
     content = yaml.safe_load(invoke("kserve", exported / "layers.onnx", *REQUIRED).stdout)
-    assert (content["apiVersion"], content["kind"]) == (
-        KSERVE_V1BETA1,
-        KSERVE_KIND_INFERENCESERVICE,
+    assert (content["apiVersion"], content["kind"]) == (version, kind)
+    assert content.keys() <= set(known["V1beta1InferenceService"])
+    assert content["spec"].keys() <= set(known["V1beta1InferenceServiceSpec"])
+    assert content["spec"]["predictor"].keys() <= set(known["V1beta1PredictorSpec"])
+    assert container(content).keys() <= set(known["V1Container"])
+
+
+def test_a_pod_has_time_to_answer_probes_and_to_leave(exported):
+    content = yaml.safe_load(invoke("kserve", exported / "layers.onnx", *REQUIRED).stdout)
+    only = container(content)
+    assert only["readinessProbe"]["timeoutSeconds"] == 5
+    assert only["livenessProbe"]["timeoutSeconds"] == 5
+    assert only["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+    port = content["spec"]["predictor"]["annotations"]["prometheus.io/port"]
+    assert int(port) == only["ports"][0]["containerPort"]
+
+
+@pytest.mark.parametrize(("cpu", "threads"), [("1", 1), ("3.9", 3), ("500m", 1), ("4000m", 4)])
+def test_threads_are_the_cores_that_it_has(cpu, threads):
+    assert Service("digits", "d.onnx", "pvc://c", "image", cpu=cpu).threads == threads
+
+
+@pytest.mark.parametrize("cpu", ["", "two", "-1", "1k"])
+def test_cores_are_a_number(cpu):
+    with pytest.raises(InputError, match="pass cores such as 2"):
+        Service("digits", "d.onnx", "pvc://c", "image", cpu=cpu)
+
+
+def test_the_limits_follow_from_the_memory(exported):
+    service = Service("mine", "layers.onnx", "pvc://models", "image", memory="2Gi")
+    arguments = container(inference_service(service))["args"]
+    for option in ("--max-run", "--max-pending"):
+        assert int(arguments[arguments.index(option) + 1]) == 512 * 2**20
+
+
+@pytest.mark.parametrize("memory", ["", "much", "1", "100Mi", "-1Gi", "1.5Gi"])
+def test_memory_is_enough_for_a_server(memory):
+    with pytest.raises(InputError, match="pass at least 512Mi"):
+        Service("digits", "d.onnx", "pvc://c", "image", memory=memory)
+
+
+def test_several_replicas_are_warned_of_sequences():
+    one, two = (
+        manifest(Service("digits", "d.onnx", "pvc://c", "image", max_replicas=number))
+        for number in (1, 2)
     )
-    predictor = content["spec"]["predictor"]
-    assert set(content) <= known(kserve.V1beta1InferenceService)
-    assert set(content["spec"]) <= known(kserve.V1beta1InferenceServiceSpec)
-    assert set(predictor) <= known(kserve.V1beta1PredictorSpec)
-    assert set(container(content)) <= known(kubernetes.client.V1Container)
+    assert "sequence_id" in two
+    assert "sequence_id" not in one
 
 
 def test_the_text_is_the_content():
-    service = Service("digits", "a: b # é 😀.onnx", "pvc://c/'f'", "image:1", memory="1", gpus=2)
+    service = Service("digits", "a: b # é 😀.onnx", "pvc://c/'f'", "image:1", memory="2G", gpus=2)
     content = yaml.safe_load(manifest(service))
     assert content == inference_service(service)
-    assert container(content)["resources"]["limits"]["memory"] == "1"
+    assert container(content)["resources"]["limits"]["memory"] == "2G"
     assert container(content)["resources"]["requests"]["nvidia.com/gpu"] == "2"
     assert "cuda" in container(content)["args"]
 
@@ -64,23 +118,20 @@ def test_the_text_is_the_content():
 @pytest.mark.parametrize("native", [True, False])
 def test_the_arguments_are_those_of_serve(exported, monkeypatch, native):
     calls = []
-    monkeypatch.setattr("bnlstm_deploy.serve.server.serve", lambda *a, **k: calls.append((a, k)))
-    service = Service("mine", "layers.onnx", "pvc://models", "image", native=native)
+    monkeypatch.setattr("bnlstm_deploy.serve.server.serve", calls.append)
+    service = Service("mine", "layers.onnx", "pvc://models", "image", native=native, cpu="2")
     only = container(inference_service(service))
     arguments = [argument.replace(MOUNT, str(exported)) for argument in only["args"]]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    (((engines, _), places),) = calls
-    for engine in engines:
-        engine.close()
-    assert [engine.name for engine in engines] == ["mine"]
-    assert [bool(engine.native) for engine in engines] == [native]
+    (options,) = calls
+    assert options.models == [f"mine={exported / 'layers.onnx'}"]
+    assert (options.native, options.threads) == (native, 2)
     ports = {port["name"]: port["containerPort"] for port in only["ports"]}
-    assert places == {
-        "host": "0.0.0.0",
-        "http_port": ports["http1"],
-        "grpc_port": ports["h2c"],
-    }
+    assert (options.host, options.http_port, options.grpc_port) == (
+        *("0.0.0.0", ports["http1"], ports["h2c"]),
+    )
+    assert options.settings.hosts is None
     assert only["readinessProbe"]["httpGet"]["port"] == ports["http1"]
 
 

@@ -96,7 +96,7 @@ X = make_x(4, 6, 3)
         (lambda s: s(X, state=state(dtype=np.float64)), "'initial_h' is float64"),
         (lambda s: s(X, state=(state().h, state().c)), "a tuple; pass the State that the call"),
         (lambda s: s(X, state={"rnn": state()}), "state is given for \\['rnn'\\]"),
-        (lambda s: s.run({"input": X, "start_step": np.full(4, -1)}), "from -1 to -1; pass 0 or"),
+        (lambda s: s.run({"input": X, "start_step": np.full(4, -1)}), "from -1 to -1; pass 0 to"),
         (lambda s: s.run({"input": X, "initial_h": state().h}), "without 'initial_c'"),
         (lambda s: s.run({"x": X}), "lack \\['input'\\] and have the unknown names \\['x'\\]"),
     ],

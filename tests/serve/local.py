@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from bnlstm_deploy.serve import Engine
 from bnlstm_deploy.serve.app import create_app
@@ -20,7 +20,7 @@ class Client:
         app: The application.
     """
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self.runner = asyncio.Runner()
         self.http = httpx.AsyncClient(transport=transport, base_url="http://server")

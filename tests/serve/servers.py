@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,16 @@ class Server:
         assert line is not None, (event, self.lines)
         return line
 
+    def wait_for_count(self, event: str, count: int, seconds: float = 60) -> None:
+        """Wait until the log has a number of lines with this event."""
+
+        def found() -> bool:
+            return [line["event"] for line in self.lines].count(event) >= count
+
+        with self.changed:
+            self.changed.wait_for(lambda: found() or self.ended, seconds)
+            assert found(), (event, count, self.lines[-10:])
+
     def metrics(self, **headers: str) -> dict[str, float]:
         """Return the values of /metrics by name and labels."""
         request = urllib.request.Request(f"http://{self.http}/metrics", headers=headers)
@@ -89,15 +99,23 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(*arguments: str | Path, token: str | None = None) -> Iterator[Server]:
-    """Start `bnlstm-deploy serve` on free ports; wait until it is ready; end it at last."""
+def running(
+    *arguments: str | Path, token: str | None = None, limits: Mapping[int, int] | None = None
+) -> Iterator[Server]:
+    """Start `bnlstm-deploy serve` on free ports; wait until it is ready; end it at last.
+
+    `limits` are those of `resource.setrlimit`.
+    """
+    code = "import resource\n"
+    code += "".join(f"resource.setrlimit({w}, ({m}, {m}))\n" for w, m in (limits or {}).items())
+    command = (*COMMAND[:-1], code + COMMAND[-1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("BNLSTM_DEPLOY_TOKEN", None)
     if token is not None:
         environment["BNLSTM_DEPLOY_TOKEN"] = token
     ports = ("--http-port", "0", "--grpc-port", "0", "--threads", "1")
     process = subprocess.Popen(
-        [*COMMAND, "serve", *map(str, arguments), *ports],
+        [*command, "serve", *map(str, arguments), *ports],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -169,7 +169,8 @@ def test_what_is_not_there_is_404_and_other_methods_405(client):
         assert [*answer.json()] == ["error"]
     assert client.get(INFER).status_code == 405
     unloaded = client.post("/v2/repository/models/m/unload")
-    assert unloaded.status_code == 404
+    assert unloaded.status_code == 400
+    assert "--model-control" in unloaded.json()["error"]
 
 
 class Held(Engine):
@@ -266,7 +267,7 @@ def test_a_server_that_shuts_down_is_alive_and_not_ready(paths):
     app = create_app([engine], Settings())
     with Client(app) as client:
         assert client.get("/v2/health/ready").status_code == 200
-        app.state.plane.draining = True
+        app.models.draining = True
         assert client.get("/v2/health/live").status_code == 200
         assert client.get("/v2/health/ready").status_code == 503
         assert client.get("/v2/models/m/ready").status_code == 503

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from bnlstm_deploy.errors import DeadlineError, OverloadedError
+from bnlstm_deploy.errors import DeadlineError, InputError, OverloadedError, SequenceError
 from bnlstm_deploy.serve.batcher import Batcher, Request
 from bnlstm_deploy.serve.limits import Limits
 
@@ -25,7 +25,10 @@ class Runner:
         self.started.release()
         assert self.go.acquire(timeout=60)
         for request in requests:
-            request.future.set_result(request.payload)
+            if request.payload == "bad":
+                request.future.set_exception(InputError("bad"))
+            else:
+                request.future.set_result(request.payload)
 
 
 @pytest.fixture
@@ -136,3 +139,32 @@ def test_a_batch_that_is_not_full_waits_for_others(runner):
     assert [future.result(60) for future in futures] == [0, 1, 2, 3]
     assert runner.runs == [[0, 1, 2, 3]]
     batcher.close()
+
+
+def test_what_waits_behind_a_request_that_failed_fails_too(batcher, runner):
+    """It was sent as if the one before it had been done."""
+    first = put(batcher, "bad", group="a")
+    second = put(batcher, 2, group="a")
+    other = put(batcher, 3, group="b")
+    assert finish(batcher, runner) == [["bad", 3]]
+    assert isinstance(first.exception(0), InputError)
+    with pytest.raises(SequenceError, match="the request before this one of its sequence failed"):
+        second.result(0)
+    assert other.result(0) == 3
+
+
+def test_bytes_bound_a_batch_and_what_waits(runner):
+    limits = Limits(max_batch=8, max_wait=0, max_run=100, max_pending=50)
+    batcher = Batcher(runner, limits)
+    try:
+        put(batcher, "first", payload_bytes=1000)  # alone it may wait
+        assert runner.started.acquire(timeout=60)
+        for number in (0, 1):
+            put(batcher, number, run_bytes=40, payload_bytes=20)
+        with pytest.raises(OverloadedError, match="over max_pending, 50"):
+            put(batcher, "one more", payload_bytes=20)
+        put(batcher, "light", run_bytes=40, payload_bytes=10)
+        assert finish(batcher, runner) == [[0, 1], ["light"]]
+    finally:
+        runner.go.release(1000)
+        batcher.close()

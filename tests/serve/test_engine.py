@@ -173,7 +173,7 @@ def test_a_failure_is_its_own_requests_alone(stream, monkeypatch):
     """ONNX Runtime fails on a run with a certain request in it, and the others are answered."""
     run = stream._run_graph
 
-    def failing(feeds):
+    def failing(feeds, **_):
         if (feeds["input"] == 7).any():
             raise RuntimeSessionError("ONNX Runtime failed: 7")
         return run(feeds)
@@ -222,7 +222,7 @@ def test_a_failed_chunk_leaves_the_state_as_it_was(stream, monkeypatch):
     stream.submit({"input": x[:, :2]}, sequence=Chunk(1, True, False)).result(60)
     run = stream._run_graph
     with monkeypatch.context() as patch:
-        patch.setattr(stream, "_run_graph", lambda feeds: run({}))
+        patch.setattr(stream, "_run_graph", lambda feeds, **_: run({}))
         with pytest.raises(InputError):
             stream.submit({"input": x[:, 2:]}, sequence=Chunk(1, False, False)).result(60)
     rest = stream.submit({"input": x[:, 2:]}, sequence=Chunk(1, False, True)).result(60)

@@ -55,11 +55,11 @@ BAD_REQUESTS = {
     "data null": (faulty(data=None), "pass a list"),
     "data object": (faulty(data={"a": 1}), "pass a list"),
     "data string": (faulty(data="1"), "pass a list"),
-    "strings": (faulty(data=["1"] * 30), "['str']"),
-    "booleans": (faulty(data=[True] * 30), "['bool']"),
-    "objects": (faulty(data=[{}] * 30), "['dict']"),
-    "ragged": (faulty(data=[[1.0, 2.0], [3.0]]), "ragged"),
-    "mixed depth": (faulty(data=[[1.0], 2.0]), "ragged"),
+    "strings": (faulty(data=["1"] * 30), "got `str`"),
+    "booleans": (faulty(data=[True] * 30), "got `bool`"),
+    "objects": (faulty(data=[{}] * 30), "got `object`"),
+    "ragged": (faulty(data=[[1.0, 2.0], [3.0]]), "lists in lists"),
+    "mixed depth": (faulty(data=[[1.0], 2.0]), "lists in lists"),
     "too few": (faulty(data=[1.0]), "shape"),
     "other nesting": (faulty(data=X.transpose(1, 0, 2).tolist()), "shape"),
     "negative": (faulty(shape=[-2, -5, 3]), "from 0 on"),
@@ -74,7 +74,7 @@ BAD_REQUESTS = {
     "FP16": (faulty(datatype="FP16"), "FP16"),
     "BF16": (faulty(datatype="BF16"), "BF16"),
     "BYTES": (faulty(datatype="BYTES", data=["a"] * 30), "BYTES"),
-    "nonsense type": (faulty(datatype="float"), "FLOAT"),
+    "nonsense type": (faulty(datatype="float"), "is float"),
     "number as type": (faulty(datatype=1), "datatype"),
     "too large a float": (faulty(data=[1e300] * 30), "range"),
     "too large an integer": (
@@ -83,7 +83,7 @@ BAD_REQUESTS = {
     ),
     "floats as integers": (
         {"inputs": [GOOD, tensor("lengths", np.array([5, 5]), data=[5.0, 1])]},
-        "['float']",
+        "got `float`",
     ),
     "lengths beyond T": ({"inputs": [GOOD, tensor("lengths", np.array([6, 1]))]}, "lengths"),
     "h without c": (
@@ -128,7 +128,7 @@ def test_a_bad_request_is_told_why(client, case):
 @pytest.mark.parametrize(
     ("size", "length", "extra", "message"),
     [
-        (119, None, b"", "follow"),
+        (119, None, b"", "119 bytes"),
         (121, None, b"", "120 bytes are left"),
         (-1, None, b"", "binary_data_size"),
         (None, None, b"", "needs data"),

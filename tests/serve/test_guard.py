@@ -3,10 +3,11 @@
 import asyncio
 
 import pytest
-from fastapi import FastAPI, Request
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route, Router
 
-from bnlstm_deploy.errors import ServingError
-from bnlstm_deploy.serve.faults import UnauthorizedError, answer
+from bnlstm_deploy.serve.faults import UnauthorizedError
 from bnlstm_deploy.serve.guard import Guard, check_token
 from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.serve.settings import Settings
@@ -23,28 +24,20 @@ def refused():
 def guarded(refused):
     """Make a client of an application behind a guard."""
 
-    def make(token=None, **limits):
-        app = FastAPI()
-
-        @app.get("/open")
-        @app.get("/closed")
-        async def read():
-            return {}
+    def make(token=None, hosts=None, **limits):
+        async def read(request: Request):
+            return JSONResponse({})
 
         async def size(request: Request):
-            try:
-                return {"size": len(await request.body())}
-            except ServingError as error:
-                return answer(error)
+            return JSONResponse({"size": len(await request.body())})
 
-        app.post("/size")(size)
-        app.add_middleware(
-            Guard,
-            settings=Settings(Limits(**limits), token),
-            open_paths=["/open"],
-            refused=refused.append,
-        )
-        return app
+        routes = [
+            Route("/open", read),
+            Route("/closed", read),
+            Route("/size", size, methods=["POST"]),
+        ]
+        settings = Settings(Limits(**limits), token, hosts)
+        return Guard(Router(routes), settings, ["/open"], refused.append)
 
     return make
 

@@ -1,7 +1,9 @@
 """The page: its JSON, and in headless Chromium what it shows."""
 
 import io
+import itertools
 import json
+import subprocess
 from contextlib import ExitStack
 
 import numpy as np
@@ -20,9 +22,11 @@ from bnlstm_deploy.serve.app import create_app
 from bnlstm_deploy.serve.drawing import path_of
 from bnlstm_deploy.serve.engine import Engine
 from bnlstm_deploy.serve.settings import Settings
+from bnlstm_deploy.serve.stats import SPAN
 from tests.models import randomize
 from tests.serve.browser import chromium, listening, visit
 from tests.serve.local import Client
+from tests.serve.wire import tensor
 from tools.page import drawing
 from tools.page import main as describe
 
@@ -129,12 +133,19 @@ def of(client, name, since=0.0):
     return next(model for model in models if model["name"] == name)
 
 
-def test_live(client, engines):
+def test_live(client):
     before = of(client, "over-time")
-    engine = next(engine for engine in engines if engine.name == "over-time")
-    engine.submit({"input": X}).result()
+    infer = "/v2/models/over-time/infer"
+    assert client.post(infer, json={"inputs": [tensor("input", X)]}).status_code == 200
+    assert client.post(infer, json={"inputs": []}).status_code == 400
     after = of(client, "over-time")
-    assert after["requests"] == before["requests"] + 1
+    assert after["requests"] == before["requests"] + 2
+    assert after["failures"] == {"invalid": 1}
+    median, most = after["latency"]
+    assert 0 < median <= most
+    rates, failed = ([span[i] for span in after["spans"]] for i in (1, 4))
+    assert sum(rates) * SPAN == after["requests"]
+    assert sum(failed) == 1
     assert after["executions"] == before["executions"] + 1
     assert after["inferences"] == before["inferences"] + len(X)
     assert len(after["recent"]) == len(before["recent"]) + 1
@@ -177,7 +188,7 @@ def test_a_wrong_description_is_an_error_at_the_start(tmp_path, paths):
     engine = Engine(model, threads=1)
     try:
         with pytest.raises(InputError, match="Invalid enum value 'sound'"):
-            page_module.router([engine])
+            create_app([engine], Settings())
     finally:
         engine.close()
 
@@ -335,7 +346,7 @@ def test_what_is_not_finite(visitor):
     upload(page, npz(input=x))
     visitor.ask()
     cells = page.locator(".numbers tbody tr:last-child td").all_text_contents()
-    assert cells == ["7", *["not finite"] * 4]
+    assert cells == ["7", *["NaN"] * 4]
     upload(page, npz(input=np.full_like(x, np.inf)))
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.locator(".status.alarm")).to_contain_text("infinite values, which JSON cannot")
@@ -481,3 +492,112 @@ def test_it_fits_the_screen(browser, server, scheme, width):
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (background == "rgb(245, 246, 248)") == (scheme == "light")
         assert visitor.complaints == []
+
+
+def test_a_sample_is_tried_at_once(visitor, paths):
+    page = visitor.open("over-time")
+    with page.expect_request("**/infer") as first:
+        page.get_by_role("button", name="Try a sample").click()
+    page.locator(".status", has_text="A sample, made up. Answered in").wait_for()
+    (sent,) = json.loads(first.value.post_data)["inputs"]
+    x = np.array(sent["data"], np.float32).reshape(sent["shape"])
+    expected, _ = Session(paths["over-time"])(x)
+    assert x.shape == (1, 64, 2)
+    np.testing.assert_allclose(np.array(visitor.numbers())[:, 1:], expected[0], atol=1e-5)
+
+
+def test_an_old_answer_is_dim_until_the_new_one_is_there(visitor):
+    page = visitor.open("last")
+    sample = page.get_by_role("button", name="Try a sample")
+    sample.click()
+    answer = page.locator(".answer:not(.stale) .evolution")
+    answer.wait_for()
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/infer", hold)
+    sample.click()
+    page.locator(".answer.stale[aria-busy] .evolution").wait_for()
+    while not held:
+        page.wait_for_timeout(10)
+    page.route("**/infer", lambda route: route.continue_())
+    held.pop().continue_()
+    answer.wait_for()
+
+
+def test_an_answer_that_is_no_number_is_said_to_be_none(visitor):
+    page = visitor.open("digits", "File")
+    x = np.zeros((1, 64, 1), np.float32)
+    x[0, 10] = np.nan
+    upload(page, npz(input=x))
+    visitor.ask()
+    expect(page.locator(".verdict")).to_contain_text("not a number")
+    expect(page.locator(".levels .n").first).to_have_text("NaN")
+    strip = page.locator(".strip").get_attribute("aria-label")
+    assert strip.startswith("Likeliest answer: ")
+    assert strip.endswith("none from 11")
+
+
+def test_the_likeliest_answer_is_shown_over_time(visitor, paths):
+    page = visitor.open("digits", "File")
+    x = np.random.default_rng(0).random((1, 64, 1)).astype(np.float32)
+    upload(page, npz(input=x))
+    visitor.ask()
+    session = Session(paths["digits"])
+    best = [int(session(x[:, :t])[0].argmax()) for t in range(1, 65)]
+    parts = page.locator(".strip span")
+    changes = [best[0], *(b for a, b in itertools.pairwise(best) if a != b)]
+    assert parts.all_inner_texts() == [str(each) for each in changes]
+    widths = parts.evaluate_all("all => all.map(each => Number(each.style.flexGrow))")
+    assert sum(widths) == 64
+
+
+def test_how_to_use_it_from_elsewhere_works(visitor, server, paths):
+    page = visitor.open("over-time")
+    shell, python = page.get_by_role("region", name="Use it from elsewhere").locator("pre").all()
+    command = shell.inner_text()
+    assert command.startswith(f"curl {server}v2/models/over-time/versions/1/infer")
+    answer = subprocess.run(["sh", "-c", command], capture_output=True, check=True, timeout=60)
+    expected, _ = Session(paths["over-time"])(np.zeros((1, 8, 2), np.float32))
+    output = json.loads(answer.stdout)["outputs"][0]
+    np.testing.assert_allclose(output["data"], expected.ravel(), atol=1e-5)
+    named = {}
+    exec(python.inner_text(), named)
+    np.testing.assert_allclose(named["output"], expected, atol=1e-5)
+
+
+def test_the_graph_is_drawn(visitor):
+    page = visitor.open("digits")
+    boxes = page.get_by_role("list", name="From inputs to outputs").get_by_role("listitem")
+    texts = boxes.all_inner_texts()
+    assert "input" in texts[0]
+    assert "1 → 64" in texts[1] or "1 → " in texts[1]
+    assert "64 steps of statistics" in texts[1]
+    assert "output" in texts[-1]
+
+
+def test_requests_and_failures_are_plotted(visitor, server):
+    page = visitor.open("softmax")
+    visitor.page.get_by_role("button", name="Try a sample").click()
+    page.locator(".status", has_text="Answered").wait_for()
+    expect(page.locator("#rate path.area").first).to_have_attribute("data-points", "150")
+    page.locator("#rate svg").press("ArrowLeft")
+    for _ in range(150):
+        if "half within" in page.locator("#rate .readout").inner_text():
+            break
+        page.locator("#rate svg").press("ArrowLeft")
+    expect(page.locator("#times .readout")).to_contain_text("half within")
+
+
+def test_a_wrong_token_is_told_from_none(browser, engines):
+    with (
+        listening(create_app(engines, Settings(token="open sesame"))) as server,
+        visit(browser, server) as visitor,
+    ):
+        page = visitor.page
+        page.goto(server)
+        page.get_by_label("Bearer token").fill("open barley")
+        page.get_by_role("button", name="Use").click()
+        expect(page.get_by_role("alert")).to_contain_text("This is not the server's token")

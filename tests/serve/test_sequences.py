@@ -54,14 +54,14 @@ def test_numbers_and_text_are_different_ids(sequences):
 
 def test_a_start_begins_anew(sequences):
     sequences.keep(Chunk(5, True, False), 1, results(1))
-    assert sequences.state(Chunk(5, True, False), 4) == {}
+    assert sequences.state(Chunk(5, True, False), 2) == {}
 
 
 def test_idle_sequences_are_dropped(sequences, clock):
     sequences.keep(Chunk("a", True, False), 1, results(1))
     clock.now = 6.0
     sequences.keep(Chunk("b", True, False), 1, results(2))
-    sequences.check(Chunk("a", False, False), {})  # a chunk that arrives keeps it
+    sequences.check(Chunk("a", False, False), 1, {})  # a chunk that arrives keeps it
     clock.now = 15.0
     assert len(sequences) == 2
     clock.now = 16.5
@@ -73,7 +73,7 @@ def test_idle_sequences_are_dropped(sequences, clock):
 def test_one_more_than_there_may_be(sequences, clock):
     for name in "ab":
         sequences.keep(Chunk(name, True, False), 1, results(1))
-    with pytest.raises(OverloadedError, match="2 sequences are held, which is max_sequences"):
+    with pytest.raises(OverloadedError, match=r"2 streams .* held; the limit max_sequences is 2"):
         sequences.state(Chunk("c", True, False), 1)
     assert sequences.state(Chunk("a", True, False), 1) == {}
     clock.now = 11.0
@@ -88,12 +88,31 @@ def test_the_number_of_streams_is_fixed(sequences):
 
 def test_only_the_first_chunk_brings_a_state(sequences):
     given = {"initial_h": np.zeros((2, 1, 8), np.float32)}
-    sequences.check(Chunk(5, True, False), given)
+    sequences.check(Chunk(5, True, False), 1, given)
     with pytest.raises(InputError, match="'initial_h' is given for sequence 5"):
-        sequences.check(Chunk(5, False, False), given)
+        sequences.check(Chunk(5, False, False), 1, given)
 
 
 def test_models_that_cannot_continue(files):
     sequences = Sequences(Session(files / "bidirectional.onnx").metadata, Limits())
     with pytest.raises(InputError, match="two directions or materialized weights"):
-        sequences.check(Chunk(5, True, False), {})
+        sequences.check(Chunk(5, True, False), 1, {})
+
+
+def test_streams_that_start_together_count_before_they_are_held(sequences):
+    assert sequences.state(Chunk("a", True, False), 2) == {}
+    with pytest.raises(OverloadedError, match="2 streams of sequences are held"):
+        sequences.state(Chunk("b", True, False), 1)
+    sequences.fail(Chunk("a", True, False))
+    assert sequences.state(Chunk("b", True, False), 1) == {}
+    with pytest.raises(InputError, match="3 streams are more than the server's max_sequences of 2"):
+        sequences.check(Chunk("c", True, False), 3, {})
+
+
+def test_sequences_are_taken_over(files, sequences):
+    other = Sequences(Session(files / "dynamic.onnx").metadata, Limits(), sequences._clock)
+    sequences.keep(Chunk(5, True, False), 2, results(1, 2))
+    other.take_over(sequences)
+    assert (len(sequences), len(other)) == (0, 1)
+    assert (other.state(Chunk(5, False, False), 2)["initial_h"] == 1).all()
+    assert sequences.state(Chunk(6, True, False), 2) == {}  # there is room again

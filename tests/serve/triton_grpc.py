@@ -1,6 +1,4 @@
-"""tritonclient over gRPC, in a process of its own: it and kserve cannot be imported together.
-
-Both define the protocol's messages under one name, which protobuf refuses.
+"""tritonclient over gRPC, in a process of its own, as a user has it.
 
     python -m tests.serve.triton_grpc HOST:PORT [TOKEN]
 

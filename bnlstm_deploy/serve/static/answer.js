@@ -61,10 +61,7 @@ async function overReading(model, output, results, feeds, labels, coverage) {
   const format = labels ? percent : brief;
   const parts = [];
   if (labels) {
-    const order = rank(view(last));
-    const [best, second] = order.map((i) => `${labels[i]} (${percent(view(last)[i])})`);
-    parts.push(el("p", { class: "verdict" }, el("b", {}, labels[order[0]]),
-      el("span", {}, `${best}, before ${second}`)));
+    parts.push(verdict(labels, view(last)));
   }
   const found = await overPrefixes(model, feeds, output.name);
   if (found) {
@@ -76,6 +73,32 @@ async function overReading(model, output, results, feeds, labels, coverage) {
     parts.push(numbers("Answer", ["value", output.name], last.map((v, i) => [names[i], exact(v)])));
   }
   return parts;
+}
+
+/** The likeliest answer, if there is one. */
+function verdict(labels, probabilities) {
+  if (!probabilities.every(Number.isFinite)) {
+    return el("p", { class: "verdict" }, el("b", {}, "NaN"),
+      el("span", {}, "The model's answer is not a number."));
+  }
+  const order = rank(probabilities);
+  const [best, second] = order.map((i) => `${labels[i]} (${percent(probabilities[i])})`);
+  return el("p", { class: "verdict" }, el("b", {}, labels[order[0]]),
+    el("span", {}, `${best}, before ${second}`));
+}
+
+/** The likeliest answer at each timestep: a part of the strip for as long as it is the same. */
+function strip(names, rows, tone) {
+  const best = rows.map((row) => (row.every(Number.isFinite) ? rank(row)[0] : null));
+  const starts = best.map((_, t) => t).filter((t) => t === 0 || best[t] !== best[t - 1]);
+  return el("div", { class: "strip", role: "img", "aria-label": "Likeliest answer: " +
+    starts.map((t) => `${best[t] === null ? "none" : names[best[t]]} from ${t + 1}`).join(", ") },
+  starts.map((t, i) => {
+    const part = el("span", { class: best[t] === null ? "faint" : tone(best[t]) },
+      best[t] === null ? "NaN" : names[best[t]]);
+    part.style.flexGrow = (starts[i + 1] ?? best.length) - t;
+    return part;
+  }));
 }
 
 /** Rows of values over timesteps: a plot, a slider, and what is there at the slider's timestep. */
@@ -111,7 +134,7 @@ function evolution({ rows, raw = rows, steps, names, format, title, total, cover
   show(steps.length - 1);
   const head = ["timestep", ...names];
   return el("div", { class: "evolution" },
-    el("h3", {}, title), plot.element,
+    el("h3", {}, title), plot.element, format === percent ? strip(names, rows, tone) : null,
     el("div", { class: "scrub" }, slider, place),
     el("div", { class: "moment" }, pixels?.element ?? null, few ? values : null),
     numbers(format === percent ? "Numbers (logits)" : "Numbers", head,
@@ -121,7 +144,7 @@ function evolution({ rows, raw = rows, steps, names, format, title, total, cover
 /** Curves, those that end highest on top and by name. */
 function paint(names, rows, tone) {
   const series = names.map((name, i) => ({ name, tone: tone(i), named: tone(i) !== "faint",
-    values: rows.map((row) => row[i] ?? NaN) }));
+    values: rows.map((row) => row[i]) }));
   return series.sort((a, b) => Number(a.named) - Number(b.named));
 }
 
@@ -130,10 +153,10 @@ function levels(row, names, format, probable, tone) {
   const size = probable ? 1 : 2 * Math.max(...row.map(Math.abs).filter(Number.isFinite), 1e-30);
   return row.map((value, i) => {
     const bar = el("span", { class: `level ${tone(i)}`, "aria-hidden": "true" });
-    bar.style.setProperty("--part", Math.abs(value ?? 0) / size);
-    bar.style.setProperty("--start", probable ? 0 : 0.5 + Math.min(0, value ?? 0) / size);
-    return el("li", {}, el("b", {}, names[i]), bar,
-      el("span", { class: "n" }, value === null ? "not finite" : format(value)));
+    const length = Number.isFinite(value) ? value : 0;
+    bar.style.setProperty("--part", Math.abs(length) / size);
+    bar.style.setProperty("--start", probable ? 0 : 0.5 + Math.min(0, length) / size);
+    return el("li", {}, el("b", {}, names[i]), bar, el("span", { class: "n" }, format(value)));
   });
 }
 
@@ -148,5 +171,6 @@ function numbers(title, head, rows) {
 
 /** Indices by falling value. */
 function rank(row) {
-  return row.map((_, i) => i).sort((a, b) => (row[b] ?? -Infinity) - (row[a] ?? -Infinity));
+  const key = (i) => (Number.isNaN(row[i]) ? -Infinity : row[i]);
+  return row.map((_, i) => i).sort((a, b) => key(b) - key(a) || 0);
 }

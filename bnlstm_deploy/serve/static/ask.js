@@ -10,6 +10,8 @@ import { infer } from "./server.js";
 
 /** Timesteps of the example in the field for numbers. */
 const EXAMPLE = 8;
+/** Timesteps of the sample. */
+const SAMPLE = 64;
 
 /** The section that asks a model: by drawing, by a file or by numbers. */
 export function askSection(model, onAnswer) {
@@ -23,6 +25,8 @@ export function askSection(model, onAnswer) {
     const now = () => turn === asked;
     status.className = "status";
     status.textContent = "Asking …";
+    answer.classList.add("stale");
+    answer.setAttribute("aria-busy", "true");
     try {
       const { parts, note } = await ask();
       if (!now()) return;
@@ -34,6 +38,8 @@ export function askSection(model, onAnswer) {
       status.className = "status alarm";
       status.textContent = error.message;
     }
+    answer.classList.remove("stale");
+    answer.removeAttribute("aria-busy");
     onAnswer();
   }
 
@@ -41,7 +47,10 @@ export function askSection(model, onAnswer) {
     ["numbers", "Numbers", numbersForm(model, run)]];
   if (model.drawing) ways.unshift(["draw", "Draw", drawForm(model, run)]);
   return el("section", { class: "card ask", "aria-labelledby": "ask-title" },
-    el("h2", { id: "ask-title" }, "Ask the model"),
+    el("div", { class: "ask-head" }, el("h2", { id: "ask-title" }, "Ask the model"),
+      el("button", { type: "button", class: "plain",
+        click: () => run(() => ask(model, sample(model), { notes: ["A sample, made up."] })) },
+      "Try a sample")),
     el("div", { class: "ask-columns" },
       el("div", {}, tabs(ways)), el("div", {}, status, answer)));
 }
@@ -123,12 +132,19 @@ function numbersForm(model, run) {
   el("p", { class: "buttons" }, el("button", { type: "submit" }, "Ask")));
 }
 
+/** One sequence of made-up numbers. */
+function sample(model) {
+  const needed = model.inputs.filter((input) => input.own);
+  return Object.fromEntries(needed.map((input) =>
+    [input.name, parse(example(input, model.metadata.length, SAMPLE), input)]));
+}
+
 const described = (input) => `${input.name}, ${input.datatype} (${shapeOf(input)})`;
 
 /** Nested lists of small numbers in an input's shape, without the axis of the batch. */
-function example(input, length) {
+function example(input, length, time = EXAMPLE) {
   const sizes = input.shape.map((size, axis) =>
-    (size === -1 ? (axis === input.time_axis ? length ?? EXAMPLE : 1) : size))
+    (size === -1 ? (axis === input.time_axis ? length ?? time : 1) : size))
     .toSpliced(batchAxis(input), 1);
   let count = 0;
   const fill = (axis) => (axis === sizes.length

@@ -1,5 +1,6 @@
 import { el, table } from "./dom.js";
 import { shapeOf } from "./feeds.js";
+import { flow } from "./flow.js";
 import { bytes } from "./format.js";
 
 const RECORD = {
@@ -34,7 +35,7 @@ export function factSections(model) {
   const values = (kind, extra, tensors) => tensors.map((tensor) =>
     [tensor.own ? kind : `${extra} ${kind}`, tensor.name, tensor.datatype, shapeOf(tensor)]);
   const graph = el("section", { class: "card", "aria-labelledby": "graph-title" },
-    el("h2", { id: "graph-title" }, "Graph"),
+    el("h2", { id: "graph-title" }, "Graph"), flow(model),
     list([["file", `${file.name}, ${bytes(file.bytes)}`], ["form", metadata.form],
       ["why", metadata.reason], ["folding", metadata.folding], ["dtype", metadata.dtype],
       ["weights in", metadata.weights ? metadata.weights

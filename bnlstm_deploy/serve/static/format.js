@@ -10,11 +10,12 @@ export function seconds(value) {
 export const count = (value) => value.toLocaleString("en-US");
 
 /** A probability in percent. */
-export const percent = (value) => `${(value * 100).toFixed(1)} %`;
+export const percent = (value) =>
+  (Number.isFinite(value) ? `${(value * 100).toFixed(1)} %` : special(value));
 
-/** A number in few characters; what JSON had no number for is NaN or infinite. */
+/** A number in few characters. */
 export function brief(value) {
-  if (value === null) return "not finite";
+  if (typeof value === "number" && !Number.isFinite(value)) return special(value);
   if (typeof value === "boolean" || Number.isInteger(value)) return String(value);
   return Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5 ? significant(value, 4)
     : value.toExponential(2);
@@ -22,12 +23,16 @@ export function brief(value) {
 
 /** All that float32 knows of a number. */
 export function exact(value) {
-  if (value === null) return "not finite";
+  if (typeof value === "number" && !Number.isFinite(value)) return special(value);
   return Number.isInteger(value) ? value : Number(Number(value).toPrecision(9));
 }
 
-/** Bytes as text. */
+/** NaN and the infinities as text. */
+const special = (value) => (value === Infinity ? "∞" : value === -Infinity ? "−∞" : "NaN");
+
+/** Bytes as text; of a file that is there no more there are none. */
 export function bytes(value) {
+  if (value === null) return "which is there no more";
   if (value < 1e6) return `${significant(value / 1e3, 3)} kB`;
   return `${significant(value / 1e6, 3)} MB`;
 }

@@ -28,14 +28,14 @@ export class Heat {
     this.mark.style.left = `${((index + 0.5) / this.rows.length) * 100}%`;
     const finite = row.filter(Number.isFinite);
     this.readout.textContent = `Timestep ${index + 1}: from ${brief(Math.min(...finite))} to ` +
-      `${brief(Math.max(...finite))}` + (finite.length < row.length ? ", and not finite" : "");
+      `${brief(Math.max(...finite))}` + (finite.length < row.length ? ", and NaN or ∞" : "");
   }
 
   #paint() {
     const context = this.canvas.getContext("2d");
     const image = context.createImageData(this.rows.length, this.rows[0].length);
     this.rows.forEach((row, t) => row.forEach((value, i) => {
-      const colour = value === null ? [128, 128, 128, 255]
+      const colour = !Number.isFinite(value) ? [128, 128, 128, 255]
         : [...(value > 0 ? [45, 120, 220] : [222, 110, 20]),
           255 * (this.largest ? Math.abs(value) / this.largest : 0)];
       image.data.set(colour, 4 * (i * this.rows.length + t));

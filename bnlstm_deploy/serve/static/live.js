@@ -1,11 +1,14 @@
 import { el } from "./dom.js";
-import { brief, count, quantile, seconds } from "./format.js";
+import { brief, count, seconds } from "./format.js";
 import { Plot } from "./plot.js";
 import { read } from "./server.js";
 
 /** Executions that the plots show. */
 const SHOWN = 512;
 const EVERY_MS = 1000;
+/** Seconds that the server sums requests up over, and how many such sums are shown. */
+const SPAN = 2;
+const SPANS = 150;
 /** Seconds that are asked for again: a model's long execution ends after another's short one. */
 const OVERLAP = 10;
 
@@ -36,10 +39,13 @@ export class Live {
     try {
       const { models } = await read(`page/live?since=${since}`);
       for (const model of models) {
-        const before = this.models[key(model)]?.recent ?? [];
+        const known = this.models[key(model)];
+        const before = known?.recent ?? [];
+        const kept = (known?.spans ?? []).filter(([at]) => !(at >= model.spans[0]?.[0]));
         const after = before.at(-1)?.[0] ?? 0;
         const fresh = model.recent.filter(([time]) => time > after);
-        this.models[key(model)] = { ...model, recent: [...before, ...fresh].slice(-SHOWN) };
+        this.models[key(model)] = { ...model, recent: [...before, ...fresh].slice(-SHOWN),
+          spans: [...kept, ...model.spans].slice(-SPANS) };
       }
       this.onNews(null);
     } catch (error) {
@@ -64,11 +70,24 @@ export class LiveView {
       marks: "bars", tick: brief, fleeting: true, describe: (i) => this.#describe(i),
       onPick: (i) => this.latency.pick(i),
     });
+    this.spans = [];
+    this.rate = new Plot({ label: "Requests a second over the last five minutes, and failures",
+      marks: "bars", tick: brief, fleeting: true, describe: (i) => this.#describeSpan(i),
+      onPick: (i) => this.times.pick(i) });
+    this.times = new Plot({ label: "Latency of requests over the last five minutes",
+      marks: "lines", tick: seconds, names: 34, fleeting: true,
+      describe: (i) => this.#describeSpan(i), onPick: (i) => this.rate.pick(i) });
     this.tiles = el("dl", { class: "tiles" });
     this.element = el("section", { class: "card", "aria-labelledby": "live-title" },
       el("h2", { id: "live-title" }, "Live"), this.tiles,
       el("div", { class: "plots" },
-        el("div", { id: "latency" }, el("h3", {}, "Latency"), el("p", { class: "legend" },
+        el("div", { id: "rate" }, el("h3", {}, "Requests a second"), el("p", { class: "legend" },
+          el("span", { class: "third" }, "answered"), el("span", { class: "second" }, "failed")),
+          this.rate.element),
+        el("div", { id: "times" }, el("h3", {}, "Latency of requests"),
+          el("p", { class: "legend" }, el("span", { class: "first" }, "half within"),
+            el("span", { class: "fourth" }, "99 % within")), this.times.element),
+        el("div", { id: "latency" }, el("h3", {}, "Latency of executions"), el("p", { class: "legend" },
           el("span", { class: "first" }, "compute"), el("span", { class: "second" }, "queue")),
           this.latency.element),
         el("div", { id: "batches" }, el("h3", {}, "Batch size"), el("p", { class: "legend" },
@@ -84,15 +103,25 @@ export class LiveView {
     this.latency.draw({ ends, series: [{ name: "compute", tone: "first", values: compute },
       { name: "queue", tone: "second", values: queue }] });
     this.batches.draw({ ends, series: [{ name: "streams", tone: "third", values: batch }] });
-    const total = this.recent.map(([, waiting, running]) => waiting + running);
+    this.spans = filled(live.spans);
+    const span = (i) => this.spans.map((each) => each[i]);
+    const within = ["5 min ago", "now"];
+    const failing = span(4).map((number) => number / SPAN);
+    this.rate.draw({ ends: within, series: [
+      { name: "answered", tone: "third", values: span(1).map((all, i) => all - failing[i]) },
+      { name: "failed", tone: "second", values: failing }] });
+    this.times.draw({ ends: within, series: [
+      { name: "50 %", tone: "first", named: true, values: span(2) },
+      { name: "99 %", tone: "fourth", named: true, values: span(3) }] });
+    const [median, most] = live.latency;
     const failures = Object.entries(live.failures).filter(([, number]) => number > 0);
     const failed = failures.reduce((sum, [, number]) => sum + number, 0);
     const mean = live.executions ? live.inferences / live.executions : 0;
     const tiles = [
       ["Requests", count(live.requests), live.executions === 1 ? "in one execution"
         : `in ${count(live.executions)} executions`],
-      ["Latency", total.length ? seconds(quantile(total, 0.5)) : "–",
-        total.length ? `median; 95 % within ${seconds(quantile(total, 0.95))}` : "no execution yet"],
+      ["Latency", median === null ? "–" : seconds(median),
+        median === null ? "no request yet" : `median; 99 % within ${seconds(most)}`],
       ["Batch", brief(Math.round(mean * 100) / 100), "streams in one run, on average"],
       ["Waiting", count(live.queued), `sequences held: ${count(live.sequences)}`],
       ["Failed", count(failed), failures.map(([why, number]) => `${why} ${number}`).join(", ") ||
@@ -100,6 +129,14 @@ export class LiveView {
     ];
     this.tiles.replaceChildren(...tiles.map(([name, value, note]) => el("div", {},
       el("dt", {}, name), el("dd", {}, el("b", {}, value), el("small", {}, note)))));
+  }
+
+  #describeSpan(index) {
+    const [time, rate, half, most, failed] = this.spans[index] ?? [];
+    if (index === null || !time) return "Two seconds a mark, the newest at the right.";
+    return `${new Date(time * 1000).toLocaleTimeString()}: ${brief(rate)} a second` +
+      (Number.isFinite(half) ? `, half within ${seconds(half)}, 99 % within ${seconds(most)}` : "")
+      + (failed ? `, ${failed} failed` : "");
   }
 
   #describe(index) {
@@ -111,6 +148,17 @@ export class LiveView {
     return `${new Date(time * 1000).toLocaleTimeString()}: ${seconds(compute)} compute, ` +
       `${seconds(queue)} queue, ${batch} ${batch === 1 ? "stream" : "streams"}`;
   }
+}
+
+/** Sums of the last five minutes, with those in which nothing was. */
+function filled(spans) {
+  const known = new Map(spans.map((span) => [span[0], span]));
+  const last = Math.floor(Date.now() / 1000 / SPAN) * SPAN;
+  return Array.from({ length: SPANS }, (_, i) => {
+    const at = last - (SPANS - 1 - i) * SPAN;
+    const [, rate, half, most, failed] = known.get(at) ?? [at, 0, null, null, 0];
+    return [at, rate, half ?? NaN, most ?? NaN, failed];
+  });
 }
 
 function ago(time) {

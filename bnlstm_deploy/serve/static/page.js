@@ -3,6 +3,7 @@ import { el } from "./dom.js";
 import { factSections, summary } from "./facts.js";
 import { Live, LiveView } from "./live.js";
 import { read, setToken } from "./server.js";
+import { useSection } from "./use.js";
 
 const part = (id) => document.getElementById(id);
 let models = null;
@@ -75,7 +76,8 @@ function show() {
   document.title = `${model.name} · bnlstm-deploy`;
   part("model").replaceChildren(
     el("div", { class: "title" }, el("h1", {}, model.name), summary(model)),
-    askSection(model, () => live.poll()), view.live.element, factSections(model));
+    askSection(model, () => live.poll()), view.live.element, useSection(model),
+    factSections(model));
   view.live.draw(live.of(model));
 }
 

@@ -145,7 +145,7 @@ function bars(series, x, y) {
 function curves(series, x, y) {
   return series.map(({ tone, values }) => {
     const d = values.map((value, i) => Number.isFinite(value)
-      ? `${i && Number.isFinite(values[i - 1]) ? "L" : "M"}${x(i)} ${y(value)}` : "");
+      ? `${i && Number.isFinite(values[i - 1]) ? "L" : "M"}${x(i)} ${y(value)}h0` : "");
     return svg("path", { class: `line ${tone}`, d: d.join(""), "data-points": values.length });
   });
 }

@@ -19,6 +19,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 from ray.serve._private import api
 from ray.serve.schema import ServeDeploySchema
+from tritonclient.utils import InferenceServerException
 
 from bnlstm_deploy.client import Client
 from bnlstm_deploy.client import client as client_module
@@ -134,6 +135,34 @@ def sequences(session):
         return {"worst": max(threads.map(one, range(30)))}
 
 
+def plain(session, seed, dead):
+    """Send sequences as any client of the protocol does, until some are sent after the loss.
+
+    A sequence that is refused is sent anew under the same id. Returns how many answers there were,
+    how many sequences were sent anew, and how far the last answers were from right.
+    """
+    client = tritonclient.http.InferenceServerClient(f"127.0.0.1:{PORT}", network_timeout=120)
+    numbers, worst, again, rest, done = np.random.default_rng(seed), [], 0, 10, 0
+    while done < 25 or rest:
+        rest -= dead.is_set() and rest > 0
+        x = numbers.standard_normal((1, 10, 3)).astype(np.float32)
+        sequence_id = 1000 * (seed + 1) + done % 7  # ids come again
+        while True:
+            try:
+                for start in range(0, 10, 2):
+                    tensor = tritonclient.http.InferInput("input", (1, 2, 3), "FP32")
+                    tensor.set_data_from_numpy(np.ascontiguousarray(x[:, start : start + 2]))
+                    ends = {"sequence_start": start == 0, "sequence_end": start == 8}
+                    result = client.infer(MODEL, [tensor], sequence_id=sequence_id, **ends)
+                break
+            except (InferenceServerException, OSError):
+                again += 1
+                time.sleep(0.2)
+        done += 1
+        worst.append(float(np.abs(result.as_numpy("output") - session(x)[0][:, 8:]).max()))
+    return [done, again, *worst]
+
+
 def killed(session, cluster, node):
     """Kill a node while streams and sequences go on."""
     running, dead = threading.Barrier(13), threading.Event()
@@ -161,17 +190,23 @@ def killed(session, cluster, node):
         expected = session(np.concatenate(sent, 1))[0]
         return float(np.abs(np.concatenate(outputs, 1) - expected).max())
 
-    with Client(URL, MODEL, timeout=120) as client, ThreadPoolExecutor(12) as threads:
+    with (
+        Client(URL, MODEL, timeout=120) as client,
+        ThreadPoolExecutor(12) as threads,
+        ThreadPoolExecutor(8) as more,
+    ):
         held = [client.sequence() for _ in range(30)]
         for number, sequence in enumerate(held):
             sequence(data(number, 15)[:, :3])
         streams = [threads.submit(stream, seed) for seed in range(12)]
+        plains = [more.submit(plain, session, seed, dead) for seed in range(8)]
         running.wait(60)
         try:
             cluster.remove_node(node, allow_graceful=False)
         finally:
             dead.set()
         worst = max(future.result(240) for future in streams)
+        by_plain_clients = [future.result(240) for future in plains]
         lost, wrong = 0, 0.0
         for number, sequence in enumerate(held):
             try:
@@ -188,6 +223,7 @@ def killed(session, cluster, node):
         "kept sequences": wrong,
         "new sequence": anew,
         "failures": failures,
+        "plain": by_plain_clients,
     }
 
 

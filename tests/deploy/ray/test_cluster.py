@@ -101,6 +101,12 @@ def test_a_sequence_of_a_lost_node_is_over_and_never_wrong(seen):
     assert max(found["kept sequences"], found["new sequence"]) < CLOSE
 
 
+def test_plain_clients_get_no_wrong_answer_of_a_sequence(seen):
+    found = seen["killed"]["plain"]
+    assert sum(done for done, *_ in found) >= 200
+    assert max(error for _, _, *errors in found for error in errors) < CLOSE
+
+
 def test_the_command_answers_and_ends_on_sigterm(seen):
     found = seen["command"]
     assert found["worst"] < CLOSE

@@ -61,7 +61,7 @@ def test_replicas_run_natively_unless_told_not_to(model, tmp_path, native):
     # An object of the class itself would answer Ray when it is deleted.
     replica = SimpleNamespace()
     constructor = Replica.func_or_class.__mro__[1].__init__
-    constructor(replica, Options.model_validate(application["args"]))
+    constructor(replica, Options.model_validate(application["args"]), None)
     for engine in replica.engines:
         engine.close()
     assert [bool(engine.native) for engine in replica.engines] == [native]
