@@ -69,7 +69,7 @@ from tools.forms import VARIANTS, FormCase, forms_table, measure_variants
 from tools.measured import Case, Result
 from tools.peers import Run, Setup, Size
 from tools.roofline import measure_roof
-from tools.serving import ServingCase, measure_serving, serving_table
+from tools.serving import ServingCase, measure_serving, serving_tables
 
 SIZES = [
     *("1,784,1,100", "32,784,1,100", "1,100,64,256", "8,200,40,256", "32,100,50,512"),
@@ -160,7 +160,7 @@ def benchmark(
     with Progress(console=Console(stderr=True), auto_refresh=False) as progress:
         if serving:
             cases = [measure_serving(size, clients, seed, seconds, progress) for size in parsed]
-            tables = [serving_table(case) for case in cases]
+            tables = [table for case in cases for table in serving_tables(case)]
         elif forms:
             cases = measure_variants(variants, parsed, threads, seed, seconds, progress)
             tables = [forms_table(cases, number) for number in threads]
