@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 import sys
@@ -28,6 +29,9 @@ from bnlstm_deploy.serve.settings import Settings
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 BACKLOG = 2048
+OTHER_FILES = 256
+"""File descriptors beside those of connections."""
+
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread gives way to others: a finished run is not to wait 5 ms, which is
 Python's own, for the thread that reads requests."""
@@ -106,6 +110,7 @@ def run(options: Options, http: socket.socket, place: Place | None = None) -> No
         RuntimeSessionError: A model cannot be run.
     """
     models = _open(options)
+    _allow_files(options.settings.limits.max_connections + OTHER_FILES)
     configure()
     sys.setswitchinterval(SWITCH_INTERVAL)
     for broken in models.broken:
@@ -133,6 +138,14 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         ) from error
     with listening:
         yield listening
+
+
+def _allow_files(number: int) -> None:
+    """Let this process have that many open files, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = number if hard == resource.RLIM_INFINITY else min(number, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _open(options: Options) -> Models:

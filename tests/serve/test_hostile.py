@@ -178,6 +178,8 @@ def test_messages_cost_no_more_than_their_bytes(server):
 
 def test_a_thousand_idle_connections_harm_nobody(server):
     host, port = server.http.split(":")
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files[1], files[1]))
     with contextlib.ExitStack() as stack:
         for _ in range(1000):
             stack.enter_context(socket.create_connection((host, int(port))))
