@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import msgspec
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -24,6 +23,7 @@ from bnlstm_deploy.serve.faults import ClientGoneError, NotReadyError
 from bnlstm_deploy.serve.guard import Guard, respond
 from bnlstm_deploy.serve.metrics import exposition
 from bnlstm_deploy.serve.models import Models
+from bnlstm_deploy.serve.page import json_response
 from bnlstm_deploy.serve.records import Records
 from bnlstm_deploy.serve.rest import (
     INLINE,
@@ -156,54 +156,54 @@ class App:
 
     async def _server(self, request: Request) -> Response:
         del request
-        return _json(self.models.metadata())
+        return json_response(self.models.metadata())
 
     async def _live(self, request: Request) -> Response:
         del request
-        return _json({"live": True})
+        return json_response({"live": True})
 
     async def _ready(self, request: Request) -> Response:
         del request
-        return _json({"ready": self.models.ready}, 200 if self.models.ready else 503)
+        return json_response({"ready": self.models.ready}, 200 if self.models.ready else 503)
 
     async def _names(self, request: Request) -> Response:
         del request
-        return _json({"models": self.models.names})
+        return json_response({"models": self.models.names})
 
     async def _model(self, request: Request) -> Response:
-        return _json(self.models.model_metadata(self.models.get(*_named(request.scope))))
+        return json_response(self.models.model_metadata(self.models.get(*_named(request.scope))))
 
     async def _model_ready(self, request: Request) -> Response:
         engine = self.models.get(*_named(request.scope))
         if not self.models.takes(engine.name, engine.version):
             raise NotReadyError(f"model {engine.name!r} is not ready")
-        return _json({"name": engine.name, "ready": True})
+        return json_response({"name": engine.name, "ready": True})
 
     async def _config(self, request: Request) -> Response:
-        return _json(self.models.model_config(self.models.get(*_named(request.scope))))
+        return json_response(self.models.model_config(self.models.get(*_named(request.scope))))
 
     async def _statistics(self, request: Request) -> Response:
         name, version = _named(request.scope)
         if name:
             self.models.get(name, version)
-        return _json(statistics(await self.dispatcher.stats(), name, version))
+        return json_response(statistics(await self.dispatcher.stats(), name, version))
 
     async def _index(self, request: Request) -> Response:
         body = await _json_body(request)
         index = self.models.index()
         if body.get("ready") is True:
             index = [entry for entry in index if entry["state"] == "READY"]
-        return _json(index)
+        return json_response(index)
 
     async def _load(self, request: Request) -> Response:
         if (await _json_body(request)).get("parameters"):
             raise InputError("a model is loaded from the server's own files; pass no parameters")
         await self.dispatcher.load(request.path_params["model"])
-        return _json({})
+        return json_response({})
 
     async def _unload(self, request: Request) -> Response:
         await self.dispatcher.unload(request.path_params["model"])
-        return _json({})
+        return json_response({})
 
     async def _metrics(self, request: Request) -> Response:
         stats = await self.dispatcher.stats()
@@ -270,10 +270,6 @@ async def _json_body(request: Request) -> dict[str, Any]:
 def _named(scope: Scope) -> tuple[str, str | None]:
     parameters = scope["path_params"]
     return parameters.get("model", ""), parameters.get("version")
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
 
 
 def _get(path: str, answer: Callable[[Request], Awaitable[Response]]) -> Route:

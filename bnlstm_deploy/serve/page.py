@@ -74,7 +74,9 @@ def routes(models: Models, dispatcher: Dispatcher) -> list[Route]:
 
     async def of_models(request: Request) -> Response:
         del request
-        return _json({"models": [facts(engine, drawing(engine)) for engine in models.engines]})
+        return json_response(
+            {"models": [facts(engine, drawing(engine)) for engine in models.engines]}
+        )
 
     async def live(request: Request) -> Response:
         try:
@@ -82,7 +84,9 @@ def routes(models: Models, dispatcher: Dispatcher) -> list[Route]:
         except ValueError as error:
             raise InputError(f"since is no number: {error}; pass seconds") from error
         stats = await dispatcher.stats()
-        return _json({"models": [_live(m, since) for m in stats.models if m.engine is not None]})
+        return json_response(
+            {"models": [_live(m, since) for m in stats.models if m.engine is not None]}
+        )
 
     async def static(request: Request) -> Response:
         name = request.path_params["name"]
@@ -176,8 +180,9 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+def json_response(content: object, status: int = 200) -> Response:
+    """Return an answer in JSON."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
 
 
 def _file(path: Path) -> Response:
