@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMCell
+from bnlstm_deploy.nn.norm import StepwiseBatchNorm
 from tests import reference
 from tests.models import calls, models, randomize
 
@@ -221,3 +222,32 @@ def test_equal_steps_of_all_streams_are_one_step_in_training():
     model = BNLSTM(2, 3, max_length=4, dtype=torch.float64)
     x = torch.randn(2, 5, 2, dtype=torch.float64)
     torch.testing.assert_close(model(x, step=torch.full((5,), 2))[0], model(x, step=2)[0])
+
+
+def test_the_cell_and_the_layers_have_the_same_defaults():
+    layers, cell = (inspect.signature(each).parameters for each in (BNLSTM, BNLSTMCell))
+    shared = [
+        name for name in cell if name in layers and cell[name].default is not cell[name].empty
+    ]
+    assert {"momentum", "eps", "gamma_init", "normalize", "beta"} <= {*shared}
+    for name in shared:
+        assert cell[name].default == layers[name].default, name
+    norm = inspect.signature(StepwiseBatchNorm).parameters
+    assert norm["momentum"].default == layers["momentum"].default == 0.1  # as torch.nn.BatchNorm1d
+
+
+@pytest.mark.parametrize("kind", ["cell", "layers"])
+def test_reset_parameters_forgets_all(kind):
+    make = {
+        "cell": lambda: BNLSTMCell(3, 4, max_length=5),
+        "layers": lambda: BNLSTM(3, 4, 2, max_length=5),
+    }
+    torch.manual_seed(0)
+    module = make[kind]()
+    fresh = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    for tensor in module.state_dict().values():
+        tensor.add_(3)
+    torch.manual_seed(0)
+    module.reset_parameters()
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(tensor, fresh[name], msg=name)
