@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.nn import BNLSTM, BNLSTMCell
+from bnlstm_deploy.nn import BNLSTM, BNLSTMCell, BNLSTMModel
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm
 from tests import reference
 from tests.models import calls, models, randomize
@@ -251,3 +251,27 @@ def test_reset_parameters_forgets_all(kind):
     module.reset_parameters()
     for name, tensor in module.state_dict().items():
         torch.testing.assert_close(tensor, fresh[name], msg=name)
+
+
+def test_parameters_start_as_those_of_torch():
+    cell, torchs = BNLSTMCell(3, 400, max_length=2), nn.LSTMCell(3, 400)
+    for name, parameter in torchs.named_parameters():
+        found = cell.get_parameter(name).abs().max().item()
+        assert 0.95 / 20 < found <= 1 / 20, name
+        assert 0.95 / 20 < parameter.abs().max().item() <= 1 / 20
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 4), (3,), (2, 1, 3)])
+def test_a_cell_takes_its_own_features_only(shape):
+    with pytest.raises(InputError, match="input"):
+        BNLSTMCell(3, 4, max_length=2)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_head_reads_the_last_state_of_each_direction(bidirectional):
+    rnn = BNLSTM(3, 4, 2, batch_first=True, bidirectional=bidirectional, max_length=5)
+    model = randomize(BNLSTMModel(rnn, 2))
+    x = torch.randn(6, 7, 3)
+    output, (h, _) = model(x)
+    last = torch.cat([*h[-1 - bidirectional :]], 1)
+    torch.testing.assert_close(output, model.head(last))
