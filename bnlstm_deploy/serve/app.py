@@ -21,12 +21,12 @@ from bnlstm_deploy.serve.dispatch import Dispatcher
 from bnlstm_deploy.serve.engine import Engine
 from bnlstm_deploy.serve.faults import ClientGoneError, NotReadyError
 from bnlstm_deploy.serve.guard import Guard, respond
+from bnlstm_deploy.serve.inference import INLINE
 from bnlstm_deploy.serve.metrics import exposition
 from bnlstm_deploy.serve.models import Models
 from bnlstm_deploy.serve.page import json_response
 from bnlstm_deploy.serve.records import Records
 from bnlstm_deploy.serve.rest import (
-    INLINE,
     JSON_LENGTH,
     decompress,
     is_short,

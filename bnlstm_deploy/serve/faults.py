@@ -125,8 +125,9 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the text for a client; of an internal error no more than its kind."""
+    """Return the text for a client; an internal error is logged, and no more than its kind told."""
     if fault_of(error) is _INTERNAL:
+        LOGGER.error("internal error", exc_info=error)
         return f"internal error ({type(error).__name__}); the server's log has it in full"
     return str(error)
 

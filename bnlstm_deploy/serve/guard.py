@@ -17,15 +17,13 @@ from bnlstm_deploy.serve.faults import (
     TooLargeError,
     UnauthorizedError,
     answer_to,
-    fault_of,
 )
-from bnlstm_deploy.serve.logs import LOGGER
 from bnlstm_deploy.serve.settings import Settings
 
 SCHEME = "bearer"
 DIGITS = re.compile(b"[0-9]{1,19}")
 PORT = re.compile(r":[0-9]*$")
-NOT_FOUND, NOT_ALLOWED, INTERNAL = 404, 405, 500
+NOT_FOUND, NOT_ALLOWED = 404, 405
 
 
 def check_token(authorization: str | None, token: str | None) -> None:
@@ -104,8 +102,6 @@ class Guard:
             else:
                 raise
         except Exception as error:
-            if fault_of(error).status == INTERNAL:
-                LOGGER.error("internal error", exc_info=error)
             await respond(send, *answer_to(error))
         finally:
             self.pending -= body.size

@@ -34,6 +34,9 @@ HEADER_SECONDS = 10
 HEADER_BYTES = 2**16
 """Of a request's line and headers."""
 
+TICK = 0.1
+"""Seconds between two of uvicorn's ticks."""
+
 FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 PAUSE = 0.1
 """Seconds until the next attempt if the process has no file descriptor left."""
@@ -81,6 +84,7 @@ class RestServer(uvicorn.Server):
         self._records = records
         self._openings: set[asyncio.Task[None]] = set()
         self._spare: int | None = None
+        self._last_tick: float | None = None
 
     async def run_on_socket(self) -> None:
         """Serve until `should_exit`, and until all requests are answered."""
@@ -104,6 +108,14 @@ class RestServer(uvicorn.Server):
         await super().shutdown(sockets)
         if self._spare is not None:
             os.close(self._spare)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Note how late the event loop is: uvicorn calls this ten times a second."""
+        now = asyncio.get_running_loop().time()
+        if self._last_tick is not None:
+            self._records.loop_delay.add(max(0.0, now - self._last_tick - TICK))
+        self._last_tick = now
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

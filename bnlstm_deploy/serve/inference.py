@@ -18,6 +18,9 @@ from bnlstm_deploy.signature import Array, Value
 MAX_ID = 256
 """Characters of a sequence's name: the server holds it as long as the sequence."""
 
+INLINE = 2**16
+"""Bytes that are read, or numbers that are written, so soon that a thread would take longer."""
+
 PIECE = 2**18
 """Bytes of JSON, or numbers of a protobuf, that become numbers at once: other threads run between
 two pieces."""

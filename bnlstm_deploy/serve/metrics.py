@@ -90,6 +90,14 @@ class _Collector(Collector):
             stats.dropped_lines,
         )
 
+        counts, total = stats.loop_delay
+        yield HistogramMetricFamily(
+            "bnlstm_loop_delay_seconds",
+            "How late the event loop was: what new connections wait for.",
+            list(zip(LE, accumulate(counts), strict=True)),
+            total,
+        )
+
     def _requests(self) -> Iterator[Metric]:
         models = {(model.name, model.version): model.requests for model in self.stats.models}
         received = CounterMetricFamily("bnlstm_requests", "Inference requests.", labels=LABELS)

@@ -10,9 +10,9 @@ from http import HTTPStatus
 from itertools import count
 
 from bnlstm_deploy.serve.faults import Fault, fault_of
-from bnlstm_deploy.serve.logs import LOGGER, dropped_lines, log
+from bnlstm_deploy.serve.logs import dropped_lines, log
 from bnlstm_deploy.serve.models import Models
-from bnlstm_deploy.serve.stats import ModelStats, RequestCounter, ServerStats
+from bnlstm_deploy.serve.stats import Durations, ModelStats, RequestCounter, ServerStats
 
 MAX_ID = 128
 """Characters of a request's id in logs."""
@@ -39,11 +39,13 @@ class Records:
     Attributes:
         connections: HTTP connections that are open.
         refused_connections: Those that were closed at once.
+        loop_delay: How late the event loop was, looked at ten times a second.
     """
 
     def __init__(self, models: Models) -> None:
         self.models = models
         self.connections = self.refused_connections = 0
+        self.loop_delay = Durations()
         self._prefix = secrets.token_hex(8)
         self._numbers = count()
         self._counters: defaultdict[tuple[str, str], RequestCounter] = defaultdict(RequestCounter)
@@ -70,8 +72,6 @@ class Records:
             yield record
         except BaseException as error:
             fault = fault_of(error)
-            if fault.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-                LOGGER.error("internal error", exc_info=error)
             raise
         finally:
             self._write(record, time.perf_counter() - start, fault)
@@ -90,7 +90,11 @@ class Records:
             for key in keys
         ]
         return ServerStats(
-            tuple(models), self.connections, self.refused_connections, dropped_lines()
+            tuple(models),
+            self.connections,
+            self.refused_connections,
+            dropped_lines(),
+            self.loop_delay.histogram(),
         )
 
     def _write(self, record: Record, seconds: float, fault: Fault | None) -> None:

@@ -12,6 +12,7 @@ from bnlstm_deploy.dtypes import PROTOCOL
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.serve.faults import TooLargeError
 from bnlstm_deploy.serve.inference import (
+    INLINE,
     PIECE,
     InferRequest,
     check_output,
@@ -29,9 +30,6 @@ JSON_LENGTH = "Inference-Header-Content-Length"
 
 ENCODINGS = {"gzip": 31, "deflate": 15}
 """What bodies may be compressed by, and what zlib calls it."""
-
-INLINE = 2**16
-"""Bytes that are read, or numbers that are written, so soon that a thread would take longer."""
 
 MOST_OBJECTS = 1000
 """JSON objects in a request: of inputs, outputs and their parameters."""

@@ -24,12 +24,11 @@ from bnlstm_deploy.serve.dispatch import Dispatcher
 from bnlstm_deploy.serve.engine import Engine
 from bnlstm_deploy.serve.faults import UnauthorizedError, fault_of, message_of
 from bnlstm_deploy.serve.guard import check_token
-from bnlstm_deploy.serve.inference import InferRequest
+from bnlstm_deploy.serve.inference import INLINE, InferRequest
 from bnlstm_deploy.serve.memory import Trimmer
 from bnlstm_deploy.serve.messages import parse, read, write
 from bnlstm_deploy.serve.models import Models
 from bnlstm_deploy.serve.records import Records
-from bnlstm_deploy.serve.rest import INLINE
 from bnlstm_deploy.serve.sequences import Chunk
 from bnlstm_deploy.serve.settings import Settings
 from bnlstm_deploy.serve.statistics import statistics

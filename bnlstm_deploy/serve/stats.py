@@ -225,6 +225,8 @@ class ServerStats:
     """Those that were closed at once, for there were too many."""
     dropped_lines: int
     """Lines of the log that nobody read in time."""
+    loop_delay: Histogram
+    """How late the event loop was: what a new connection waits for beside the network."""
 
     def __add__(self, other: "ServerStats") -> "ServerStats":
         """Return what two workers of one server did."""
@@ -238,6 +240,7 @@ class ServerStats:
             self.connections + other.connections,
             self.refused_connections + other.refused_connections,
             self.dropped_lines + other.dropped_lines,
+            self.loop_delay + other.loop_delay,
         )
 
 

@@ -200,7 +200,7 @@ def held(paths):
         (RuntimeError("secret"), 500, "internal"),
     ],
 )
-def test_errors_of_the_engine_have_their_status(held, error, status, reason):
+def test_errors_of_the_engine_have_their_status(held, error, status, reason, caplog):
     def submit(*arguments, **options):
         future = Future()
         future.set_exception(error)
@@ -213,6 +213,7 @@ def test_errors_of_the_engine_have_their_status(held, error, status, reason):
     assert answer.status_code == status
     assert ("Retry-After" in answer.headers) == (status == 503)
     assert "secret" not in answer.text
+    assert caplog.messages.count("internal error") == (reason == "internal")
     failures = "bnlstm_request_failures_total"
     assert f'{failures}{{model="m",reason="{reason}",version="1"}} 1.0' in text
 

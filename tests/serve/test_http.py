@@ -13,6 +13,7 @@ import uvloop
 from bnlstm_deploy.serve import http as http_module
 from bnlstm_deploy.serve.http import HEADER_BYTES, RestServer
 from bnlstm_deploy.serve.limits import Limits
+from bnlstm_deploy.serve.stats import BOUNDS, Durations
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -41,7 +42,7 @@ class Running:
 
     def __init__(self, **limits):
         self.app = App()
-        self.records = SimpleNamespace(connections=0, refused_connections=0)
+        self.records = SimpleNamespace(connections=0, refused_connections=0, loop_delay=Durations())
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.address = self.socket.getsockname()
         self.limits = Limits(**limits)
@@ -97,6 +98,19 @@ def test_all_that_wait_are_accepted_at_once(monkeypatch):
             connection.sendall(GET)
             assert connection.recv(1000).startswith(b"HTTP/1.1 200")
     assert len(accepted) < 20  # where one a turn would be 201
+
+
+def test_what_connections_wait_for_is_counted():
+    with Running() as server, server.connect() as connection:
+        server.app.hold.clear()
+        connection.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        server.app.held.wait()
+        threading.Event().wait(0.5)  # what the loop is held up for
+        server.app.hold.set()
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        above = BOUNDS.index(0.2) + 1
+        while not sum(server.records.loop_delay.histogram().counts[above:]):
+            threading.Event().wait(0.01)
 
 
 def test_one_connection_too_many_is_told_so():

@@ -73,7 +73,7 @@ def stats(name, requests):
     nothing = counted([])
     engine = Stats(1, 2, 3, nothing, nothing, {}, 4, 5, ())
     models = (ModelStats(name, "1", True, requests, engine),)
-    return ServerStats(models, 6, 7, 8)
+    return ServerStats(models, 6, 7, 8, counted([0.01]))
 
 
 def test_models_of_workers_are_matched_by_name():
@@ -81,3 +81,4 @@ def test_models_of_workers_are_matched_by_name():
     whole = together([stats("b", requests), stats("a", requests), stats("b", requests)])
     assert [(model.name, model.engine.executions) for model in whole.models] == [("a", 2), ("b", 4)]
     assert (whole.connections, whole.refused_connections, whole.dropped_lines) == (18, 21, 24)
+    assert whole.loop_delay == counted([0.01] * 3)
