@@ -24,7 +24,8 @@ from bnlstm_deploy.nn.cell import (
     NormSettings,
     check_size,
 )
-from bnlstm_deploy.nn.recurrence import normalize_sequences, run_sequence
+from bnlstm_deploy.nn.recurrence import normalize_sequences, run_sequence, train_sequence
+from bnlstm_deploy.nn.training import Weights
 
 State = tuple[Tensor, Tensor]
 """h and c, each (num_layers * num_directions, N, H)."""
@@ -69,6 +70,9 @@ class BNLSTM(nn.Module):
         momentum: Weight of a new minibatch in the running statistics; None averages all alike.
         gamma_init: Initial value of every gamma.
         learn_initial_state: Whether to learn the state that streams start from, instead of 0.
+        checkpoint_steps: Gradient checkpointing over time: in training only the states after every
+            so many timesteps are kept for the backward pass, which computes the rest once more. The
+            square root of T takes the least memory. None keeps all.
         device: As in `torch.nn.LSTM`.
         dtype: As in `torch.nn.LSTM`.
 
@@ -113,6 +117,7 @@ class BNLSTM(nn.Module):
         momentum: float | None = 0.1,
         gamma_init: float = 0.1,
         learn_initial_state: bool = False,
+        checkpoint_steps: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -120,6 +125,8 @@ class BNLSTM(nn.Module):
         sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
         for name, size in sizes.items():
             check_size(name, size)
+        if checkpoint_steps is not None:
+            check_size("checkpoint_steps", checkpoint_steps)
         if not 0 <= dropout <= 1:
             raise InputError(f"dropout is {dropout}; pass a probability from 0 to 1")
         settings = NormSettings(
@@ -144,6 +151,7 @@ class BNLSTM(nn.Module):
         self.num_directions = 2 if bidirectional else 1
         self.sequence_wise = sequence_wise
         self.learn_initial_state = learn_initial_state
+        self.checkpoint_steps = checkpoint_steps
         rows = (num_layers * self.num_directions, hidden_size)
         for name in ("h_0", "c_0"):
             state = torch.empty(rows, device=device, dtype=dtype)
@@ -272,12 +280,23 @@ class BNLSTM(nn.Module):
         if self.bias:
             bias = getattr(self, f"bias_ih{suffix}") + getattr(self, f"bias_hh{suffix}")
         norms = self.norms(suffix)
-        products = F.linear(sequence, getattr(self, f"weight_ih{suffix}"))
-        if self.sequence_wise and norms.input is not None:
-            products = normalize_sequences(norms.input, products, lengths)
-            norms = norms._replace(input=None)
+        weight_ih = getattr(self, f"weight_ih{suffix}")
         weight_hh = getattr(self, f"weight_hh{suffix}")
-        return run_sequence(products, state, weight_hh, bias, norms, lengths, step)
+        modes = {norm.training for norm in norms if norm is not None} or {self.training}
+        if self.sequence_wise and norms.input is not None:
+            sequence = normalize_sequences(norms.input, F.linear(sequence, weight_ih), lengths)
+            weight_ih = None
+            norms = norms._replace(input=None)
+        run, train = run_sequence, train_sequence
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            # T timesteps are more nodes than a compiler can take: what is around them is compiled
+            run = torch.compiler.disable(run)  # type: ignore[no-untyped-call]
+            train = torch.compiler.disable(train)  # type: ignore[no-untyped-call]
+        if isinstance(step, int) and modes == {True}:
+            weights = Weights(weight_ih, weight_hh, bias)
+            return train(sequence, state, weights, norms, lengths, step, self.checkpoint_steps)
+        products = sequence if weight_ih is None else F.linear(sequence, weight_ih)
+        return run(products, state, weight_hh, bias, norms, lengths, step)
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments that differ from the defaults, and the sizes."""

@@ -1,5 +1,7 @@
 """Batch normalization with one set of population statistics per timestep."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,6 +41,7 @@ class StepwiseBatchNorm(nn.Module):
         running_mean: (S, F).
         running_var: (S, F).
         num_batches_tracked: (S,), int64: minibatches that each row has seen.
+        observer: Called in training with each minibatch (n, F) and its row of statistics.
     """
 
     running_mean: Tensor
@@ -65,6 +68,7 @@ class StepwiseBatchNorm(nn.Module):
         self.momentum = momentum
         self.gamma_init = gamma_init
         self.affine_per_step = affine_per_step
+        self.observer: Callable[[Tensor, int], None] | None = None
         rows = torch.empty(max_length, num_features, device=device, dtype=dtype)
         gamma = rows if affine_per_step else rows[0]
         self.weight = nn.Parameter(torch.empty_like(gamma))
@@ -112,6 +116,8 @@ class StepwiseBatchNorm(nn.Module):
         k = min(step, self.max_length - 1)
         weight, bias = self._affine(k)
         use_minibatch = self.training and input.shape[0] > 1
+        if use_minibatch and self.observer is not None:
+            self.observer(input, k)
         return F.batch_norm(
             input,
             self.running_mean[k],
@@ -122,6 +128,36 @@ class StepwiseBatchNorm(nn.Module):
             momentum=self._count(k) if use_minibatch else 0.0,
             eps=self.eps,
         )
+
+    def affine(self) -> tuple[Tensor, Tensor | None]:
+        """Return gamma and beta, (1, F) or (S, F) each."""
+        rows = (-1, self.num_features)
+        return self.weight.view(rows), None if self.bias is None else self.bias.view(rows)
+
+    @torch.no_grad()
+    def follow(self, mean: Tensor, var: Tensor, step: int) -> None:
+        """Let the running statistics follow those of a minibatch.
+
+        Args:
+            mean: (T, F), of the minibatch at each timestep.
+            var: (T, F), unbiased.
+            step: The timestep of the first row.
+        """
+        last = self.max_length - 1
+        apart = min(max(last - step, 0), len(mean))  # timesteps with rows of their own
+        if apart:
+            self._follow(slice(step, step + apart), mean[:apart], var[:apart])
+        for t in range(apart, len(mean)):
+            self._follow(slice(last, last + 1), mean[t : t + 1], var[t : t + 1])
+
+    def _follow(self, rows: slice, mean: Tensor, var: Tensor) -> None:
+        count = self.num_batches_tracked[rows]
+        count += 1
+        weight: float | Tensor = count.to(mean.dtype).reciprocal()[:, None]
+        if self.momentum is not None:
+            weight = self.momentum
+        self.running_mean[rows].lerp_(mean, weight)
+        self.running_var[rows].lerp_(var, weight)
 
     def _affine(self, rows: int | Tensor) -> tuple[Tensor, Tensor | None]:
         """Return gamma and beta of a row, (F,), or of N rows, (N, F) or (F,)."""

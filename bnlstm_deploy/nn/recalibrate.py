@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm
@@ -30,8 +29,6 @@ class _Sums:
 
     def add(self, input: Tensor, k: int) -> None:
         """Add the minibatch `input` (n_b, F) to row k."""
-        if len(input) < 2:
-            return  # no variance, and no minibatch normalization either
         rows = input.double()
         mean = rows.mean(0)
         self.count[k] += len(rows)
@@ -74,14 +71,11 @@ def recalibrate(
     if not norms:
         raise InputError("the model holds no normalization to recalibrate")
     sums = {name: _new_sums(norm) for name, norm in norms.items()}
-    handles: list[RemovableHandle] = []
     for name, norm in norms.items():
         norm.train().num_batches_tracked.zero_()
-        handles.append(norm.register_forward_pre_hook(_recorder(sums[name], norm.max_length)))
+        norm.observer = sums[name].add
     for batch in batches:
         (forward or _forward)(worker, batch)
-    for handle in handles:
-        handle.remove()
     estimates = {name: _estimate(name, sums[name]) for name in norms}
     for name, target in model.named_modules():
         if isinstance(target, StepwiseBatchNorm):
@@ -94,15 +88,6 @@ def recalibrate(
 def _new_sums(norm: StepwiseBatchNorm) -> _Sums:
     zeros = torch.zeros_like(norm.running_mean, dtype=torch.float64)
     return _Sums(zeros[:, 0].clone(), zeros[:, 0].clone(), zeros.clone(), zeros.clone())
-
-
-def _recorder(sums: _Sums, max_length: int) -> Callable[[nn.Module, tuple[Tensor, int]], None]:
-    def record(module: nn.Module, args: tuple[Tensor, int]) -> None:
-        del module
-        input, step = args
-        sums.add(input, min(step, max_length - 1))
-
-    return record
 
 
 def _estimate(name: str, sums: _Sums) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,50 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bnlstm_deploy.nn.cell import Norms, lstm_step
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm
+from bnlstm_deploy.nn.training import Weights, train_steps
+
+
+def train_sequence(
+    sequence: Tensor,
+    state: tuple[Tensor, Tensor],
+    weights: Weights,
+    norms: Norms,
+    lengths: list[int] | None,
+    step: int,
+    checkpoint_steps: int | None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run over (T, N, D), or products (T, N, 4H), in training: `train_steps` for any lengths."""
+    order: list[int] = list(range(sequence.shape[1]))
+    alive = [len(order)] * len(sequence)
+    if lengths is not None:
+        order.sort(key=lambda n: -lengths[n])
+        alive = [sum(t < end for end in lengths) for t in range(len(sequence))]
+        rows = torch.tensor(order, device=sequence.device)
+        sequence, state = sequence[:, rows], (state[0][rows], state[1][rows])
+    # One stream alone has no minibatch: it is normalized with the population statistics.
+    several = sum(n > 1 for n in alive)
+    outputs = []
+    if several:
+        parts = sequence[:several], state, weights, norms, alive[:several], step, checkpoint_steps
+        output, state = train_steps(*parts)
+        outputs.append(output)
+    if several < len(sequence):
+        rest = sequence[several:]
+        products = rest if weights.ih is None else F.linear(rest, weights.ih)
+        ends = None if lengths is None else [lengths[n] - several for n in order]
+        output, state = run_sequence(
+            products, state, weights.hh, weights.bias, norms, ends, step + several
+        )
+        outputs.append(output)
+    output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    if lengths is None:
+        return output, state
+    back = rows.argsort()
+    return output[:, back], (state[0][back], state[1][back])
 
 
 def run_sequence(
