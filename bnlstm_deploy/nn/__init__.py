@@ -6,6 +6,7 @@ _require("torch", extra="convert")
 
 from bnlstm_deploy.nn.bnlstm import BNLSTM, State  # noqa: E402
 from bnlstm_deploy.nn.cell import BNLSTMCell, NormPath  # noqa: E402
+from bnlstm_deploy.nn.distributed import synchronize_statistics  # noqa: E402
 from bnlstm_deploy.nn.model import BNLSTMModel, Pooling  # noqa: E402
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm  # noqa: E402
 from bnlstm_deploy.nn.recalibrate import recalibrate  # noqa: E402
@@ -19,4 +20,5 @@ __all__ = [
     "State",
     "StepwiseBatchNorm",
     "recalibrate",
+    "synchronize_statistics",
 ]

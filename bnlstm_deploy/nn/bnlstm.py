@@ -24,6 +24,7 @@ from bnlstm_deploy.nn.cell import (
     NormSettings,
     check_size,
 )
+from bnlstm_deploy.nn.norm import StepwiseBatchNorm
 from bnlstm_deploy.nn.recurrence import normalize_sequences, run_sequence, train_sequence
 from bnlstm_deploy.nn.training import Weights
 
@@ -84,6 +85,8 @@ class BNLSTM(nn.Module):
         input_norm_l{k}[_reverse]: StepwiseBatchNorm over 4H features, or None.
         hidden_norm_l{k}[_reverse]: StepwiseBatchNorm over 4H features, or None.
         cell_norm_l{k}[_reverse]: StepwiseBatchNorm over H features, or None.
+        synchronized: Whether running statistics are kept equal over processes, see
+            `synchronize_statistics`.
         h_0, c_0: (num_layers * num_directions, H), the learned initial state, or None.
 
     Raises:
@@ -114,7 +117,7 @@ class BNLSTM(nn.Module):
         affine_per_step: Collection[NormPath] = (),
         sequence_wise: bool = False,
         eps: float | Mapping[NormPath, float] = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = 0.3,
         gamma_init: float = 0.1,
         learn_initial_state: bool = False,
         checkpoint_steps: int | None = None,
@@ -152,6 +155,7 @@ class BNLSTM(nn.Module):
         self.sequence_wise = sequence_wise
         self.learn_initial_state = learn_initial_state
         self.checkpoint_steps = checkpoint_steps
+        self.synchronized = False
         rows = (num_layers * self.num_directions, hidden_size)
         for name in ("h_0", "c_0"):
             state = torch.empty(rows, device=device, dtype=dtype)
@@ -261,6 +265,10 @@ class BNLSTM(nn.Module):
             y, final = self._run(suffix, sequence, (state[0][row], state[1][row]), ends, step)
             outputs.append(reverse_valid(y, ends) if reverse else y)
             finals.append(final)
+        if self.training and self.synchronized:
+            for norm in self.modules():
+                if isinstance(norm, StepwiseBatchNorm):
+                    norm.average_over_processes()
         output = torch.cat(outputs, dim=2)
         h, c = (torch.stack(part) for part in zip(*finals, strict=True))
         if single:

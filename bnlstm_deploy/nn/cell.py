@@ -45,7 +45,7 @@ class NormSettings:
     shared_statistics: Collection[NormPath] = ()
     affine_per_step: Collection[NormPath] = ()
     eps: float | Mapping[NormPath, float] = 1e-5
-    momentum: float | None = 0.1
+    momentum: float | None = 0.3
     gamma_init: float = 0.1
 
     def __post_init__(self) -> None:
@@ -186,7 +186,7 @@ class BNLSTMCell(nn.Module):
         normalize: Collection[NormPath] = PATHS,
         beta: Collection[NormPath] = PAPER_BETA,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = 0.3,
         gamma_init: float = 0.1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,

@@ -3,10 +3,24 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from bnlstm_deploy.errors import InputError
+
+
+def sum_over_processes(tensor: Tensor) -> None:
+    """Replace `tensor` by its sum over the default process group.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        raise InputError(
+            "statistics are to be kept equal over processes, and there is no process group; call "
+            "torch.distributed.init_process_group first, or leave out synchronize_statistics"
+        )
+    distributed.all_reduce(tensor)
 
 
 class StepwiseBatchNorm(nn.Module):
@@ -54,7 +68,7 @@ class StepwiseBatchNorm(nn.Module):
         max_length: int,
         *,
         eps: float = 1e-5,
-        momentum: float | None = 0.1,
+        momentum: float | None = 0.3,
         beta: bool = True,
         gamma_init: float = 0.1,
         affine_per_step: bool = False,
@@ -133,6 +147,14 @@ class StepwiseBatchNorm(nn.Module):
         """Return gamma and beta, (1, F) or (S, F) each."""
         rows = (-1, self.num_features)
         return self.weight.view(rows), None if self.bias is None else self.bias.view(rows)
+
+    @torch.no_grad()
+    def average_over_processes(self) -> None:
+        """Replace the running statistics by their mean over the default process group."""
+        for statistics in (self.running_mean, self.running_var):
+            sum_over_processes(statistics)
+            statistics /= distributed.get_world_size()
+        distributed.all_reduce(self.num_batches_tracked, distributed.ReduceOp.MAX)
 
     @torch.no_grad()
     def follow(self, mean: Tensor, var: Tensor, step: int) -> None:

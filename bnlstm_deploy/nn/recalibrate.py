@@ -1,6 +1,7 @@
 """Population statistics re-estimated over a data set, with frozen weights."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.nn.norm import StepwiseBatchNorm
+from bnlstm_deploy.nn.bnlstm import BNLSTM
+from bnlstm_deploy.nn.cell import check_size
+from bnlstm_deploy.nn.norm import StepwiseBatchNorm, sum_over_processes
 
 Batch = TypeVar("Batch")
 
@@ -42,6 +45,7 @@ def recalibrate(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
+    limit: int | None = None,
     forward: Callable[[nn.Module, Batch], object] | None = None,
 ) -> None:
     """Replace the population statistics of every normalization in `model`, in place.
@@ -57,15 +61,22 @@ def recalibrate(
     statistics of the last one before them that was. Dropout is off. If `batches` or the model
     raises, `model` is unchanged.
 
+    Between epochs a few minibatches do, `limit=4` or so: then the curve that validation draws is
+    that of the model, and not that of a moving average that runs after its weights.
+
     Args:
         model: Any module that holds BNLSTM layers or BNLSTMCells.
         batches: Minibatches: a tensor, the model's input; or a pair of input and lengths (N,).
             Leave labels out: nothing tells them from lengths.
+        limit: Minibatches to use; all by default.
         forward: How to run `model` on a minibatch of another kind.
 
     Raises:
-        InputError: No normalization in `model`, or no minibatch of at least 2 streams.
+        InputError: No normalization in `model`, a limit below 1, or no minibatch of at least 2
+            streams.
     """
+    if limit is not None:
+        check_size("limit", limit)
     worker = copy.deepcopy(model).eval()
     norms = {name: m for name, m in worker.named_modules() if isinstance(m, StepwiseBatchNorm)}
     if not norms:
@@ -74,8 +85,13 @@ def recalibrate(
     for name, norm in norms.items():
         norm.train().num_batches_tracked.zero_()
         norm.observer = sums[name].add
-    for batch in batches:
+    for batch in itertools.islice(batches, limit):
         (forward or _forward)(worker, batch)
+    if any(isinstance(module, BNLSTM) and module.synchronized for module in model.modules()):
+        for name in norms:
+            for total in vars(sums[name]).values():
+                sum_over_processes(total)
+            sum_over_processes(norms[name].num_batches_tracked)
     estimates = {name: _estimate(name, sums[name]) for name in norms}
     for name, target in model.named_modules():
         if isinstance(target, StepwiseBatchNorm):

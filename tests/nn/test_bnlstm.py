@@ -233,7 +233,7 @@ def test_the_cell_and_the_layers_have_the_same_defaults():
     for name in shared:
         assert cell[name].default == layers[name].default, name
     norm = inspect.signature(StepwiseBatchNorm).parameters
-    assert norm["momentum"].default == layers["momentum"].default == 0.1  # as torch.nn.BatchNorm1d
+    assert norm["momentum"].default == layers["momentum"].default == 0.3
 
 
 @pytest.mark.parametrize("kind", ["cell", "layers"])

@@ -11,7 +11,7 @@ from tests.models import randomize
 
 def test_each_step_trains_like_a_batch_norm_of_its_own():
     norm = StepwiseBatchNorm(3, 2, gamma_init=1.0)
-    peers = [nn.BatchNorm1d(3), nn.BatchNorm1d(3)]
+    peers = [nn.BatchNorm1d(3, momentum=0.3), nn.BatchNorm1d(3, momentum=0.3)]
     for _ in range(3):
         for step in (0, 1):
             x = torch.randn(5, 3)

@@ -1,0 +1,1 @@
+"""Which normalizations of a BN-LSTM earn their place: experiments, their results, their figures."""
