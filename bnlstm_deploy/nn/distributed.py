@@ -7,7 +7,7 @@ from bnlstm_deploy.nn.bnlstm import BNLSTM
 
 
 def synchronize_statistics(model: nn.Module) -> None:
-    """Let the running statistics of every BNLSTM in `model` follow the minibatches of all processes.
+    """Let the running statistics of every BNLSTM in `model` follow all processes' minibatches.
 
     In distributed training (`torch.nn.parallel.DistributedDataParallel`) each process normalizes
     with its own minibatch, as torch's batch normalization does. After each forward pass in training

@@ -153,7 +153,7 @@ class StepwiseBatchNorm(nn.Module):
         """Replace the running statistics by their mean over the default process group."""
         for statistics in (self.running_mean, self.running_var):
             sum_over_processes(statistics)
-            statistics /= distributed.get_world_size()
+            statistics.div_(distributed.get_world_size())
         distributed.all_reduce(self.num_batches_tracked, distributed.ReduceOp.MAX)
 
     @torch.no_grad()

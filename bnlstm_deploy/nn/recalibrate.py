@@ -88,10 +88,9 @@ def recalibrate(
     for batch in itertools.islice(batches, limit):
         (forward or _forward)(worker, batch)
     if any(isinstance(module, BNLSTM) and module.synchronized for module in model.modules()):
-        for name in norms:
-            for total in vars(sums[name]).values():
+        for name, norm in norms.items():
+            for total in (*vars(sums[name]).values(), norm.num_batches_tracked):
                 sum_over_processes(total)
-            sum_over_processes(norms[name].num_batches_tracked)
     estimates = {name: _estimate(name, sums[name]) for name in norms}
     for name, target in model.named_modules():
         if isinstance(target, StepwiseBatchNorm):

@@ -21,6 +21,7 @@ def _variants(task: str, seed: int) -> Iterator[Experiment]:
         if seed == 0:  # a quarter of an hour each
             yield Experiment(task, seed=seed)
             yield Experiment(task, (), seed=seed)
+            yield Experiment(task, ("cell",), seed=seed)
         return
     if task in ABLATED:
         for normalize in subsets():
