@@ -20,7 +20,7 @@ SUBSETS = [Experiment("", normalize).variant for normalize in subsets()]
 
 def _save(figure: Figure, path: Path) -> None:
     # neither a date nor random ids: a figure that is drawn again is the same file
-    with mpl.rc_context({"svg.hashsalt": path.stem}):
+    with mpl.rc_context({"svg.hashsalt": path.stem, "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})
 
 
@@ -143,6 +143,7 @@ def _panels(flows: Sequence[Line], path: Path, parts: dict[str, Any], ylabel: st
             )  # fmt: skip
         axes.set_title("+".join(normalize) or "lstm", fontsize=9)
         axes.set_yscale("log")
+        axes.set_xscale("log")
         _tidy(axes)
     figure.supxlabel("gamma (lines: predicted, dots: measured)", fontsize=9)
     figure.supylabel(ylabel, fontsize=9)

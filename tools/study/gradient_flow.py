@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.nn.cell import NormPath, lstm_step
 
-GAMMAS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+GAMMAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 TIME, STREAMS, HIDDEN, FEATURES = 100, 100, 100, 1
 """T, N, H and D of the measurement: the paper's H, and as many streams."""
 EARLY, SETTLED = 10, 50
@@ -83,9 +83,29 @@ def gaussian(function: Callable[[Array], Array], variance: float) -> float:
     return float((values * _WEIGHTS).sum() / _WEIGHTS.sum())
 
 
+def squared_means(function: Callable[[Array], Array], within: float, between: float) -> float:
+    """Return the mean over units of the square of the mean over streams.
+
+    That is E_b[E_z[function(b + z)]^2], with z of the variance `within` units, over streams, and b
+    of the variance `between` units.
+    """
+    values = function(np.sqrt(within) * _NODES + np.sqrt(between) * _NODES[:, None])
+    means = (values * _WEIGHTS).sum(1) / _WEIGHTS.sum()
+    return float((means**2 * _WEIGHTS).sum() / _WEIGHTS.sum())
+
+
 def _sigmoid(x: Array) -> Array:
     y: Array = 1 / (1 + np.exp(-x))
     return y
+
+
+def _tanh(x: Array) -> Array:
+    y: Array = np.tanh(x)
+    return y
+
+
+def _tanh_slope(x: Array) -> Array:
+    return 1 - _tanh(x) ** 2
 
 
 def predict(
@@ -103,35 +123,46 @@ def predict(
         input_square: Sum over features of E[x^2].
     """
     weight = 1 / (3 * hidden_size)  # variance of one weight
-    input_variance = gamma**2 if "input" in normalize else weight * input_square
-    q_h = 0.01
+    row = weight * hidden_size  # squared length of a row of hidden weights
+    h_var, h_mean = 0.01, 0.0  # variance of h over streams, and mean square of its means
     for _ in range(200):
-        hidden_variance = gamma**2 if "hidden" in normalize else weight * hidden_size * q_h
-        v = input_variance + hidden_variance + 2 * weight
-        square = gaussian(lambda x: _sigmoid(x) ** 2, v)  # of i, f and o
-        g_square = gaussian(lambda x: np.tanh(x) ** 2, v)
-        q_c = square * g_square / (1 - square)
-        u = gamma**2 if "cell" in normalize else q_c
-        q_h = square * gaussian(lambda x: np.tanh(x) ** 2, u)
+        within = gamma**2 if "input" in normalize else weight * input_square
+        within += gamma**2 if "hidden" in normalize else row * h_var
+        between = 2 * weight + (0 if "hidden" in normalize else row * h_mean)
+        v = within + between
+        square, s_mean = (
+            gaussian(lambda x: _sigmoid(x) ** 2, v),
+            squared_means(_sigmoid, within, between),
+        )
+        g_square, g_mean = (
+            gaussian(lambda x: _tanh(x) ** 2, v),
+            squared_means(_tanh, within, between),
+        )
+        c_mean = 4 * s_mean * g_mean  # c's mean is i g / (1 - f), with f = 1/2
+        c_var = square * g_square - s_mean * g_mean + c_mean * (square - s_mean)
+        c_var /= 1 - square
+        u_within, u_between = (gamma**2, 0.0) if "cell" in normalize else (c_var, c_mean)
+        u = u_within + u_between
+        u_square = gaussian(lambda x: _tanh(x) ** 2, u)
+        h_mean = s_mean * squared_means(_tanh, u_within, u_between)
+        h_var = square * u_square - h_mean
     slope = gaussian(lambda x: (_sigmoid(x) * (1 - _sigmoid(x))) ** 2, v)
-    g_slope = gaussian(lambda x: (1 - np.tanh(x) ** 2) ** 2, v)
     # dc/dgate, squared and summed over i, f, g; then through o * tanh(s c); then o's own
-    c_gates = slope * g_square + slope * q_c + square * g_slope
-    scale = gamma**2 / q_c if "cell" in normalize else 1.0
-    out = square * scale * gaussian(lambda x: (1 - np.tanh(x) ** 2) ** 2, u)
-    o_gate = slope * gaussian(lambda x: np.tanh(x) ** 2, u)
-    gain = gamma**2 / q_h if "hidden" in normalize else weight * hidden_size
+    c_gates = slope * (g_square + c_var + c_mean)
+    c_gates += square * gaussian(lambda x: _tanh_slope(x) ** 2, v)
+    scale = gamma**2 / c_var if "cell" in normalize else 1.0
+    out = square * scale * gaussian(lambda x: _tanh_slope(x) ** 2, u)
+    gain = gamma**2 / h_var if "hidden" in normalize else row
     factors = Factors(
-        h_h=gain * (out * c_gates + o_gate), h_c=out * square, c_h=gain * c_gates, c_c=square
-    )
+        h_h=gain * (out * c_gates + slope * u_square),
+        h_c=out * square, c_h=gain * c_gates, c_c=square,
+    )  # fmt: skip
     # Mean gains: sigmoids are 1/2 on average; the gates i, f and o have factors of mean 0
-    tanh_slope = gaussian(lambda x: 1 - np.tanh(x) ** 2, u)
-    through, c_h = 0.5 * np.sqrt(scale) * tanh_slope, 0.5 * np.sqrt(gain)
-    c_h *= gaussian(lambda x: 1 - np.tanh(x) ** 2, v)
+    through = 0.5 * np.sqrt(scale) * gaussian(_tanh_slope, u)
+    c_h = 0.5 * np.sqrt(gain) * gaussian(_tanh_slope, v)
     mean = np.array([[through * c_h, through * 0.5], [c_h, 0.5]])
-    square_gains = np.array([[factors.h_h, factors.h_c], [factors.c_h, factors.c_c]])
-    rates = (np.abs(np.linalg.eigvals(gains)).max() for gains in (mean, square_gains))
-    coherent, incoherent = rates
+    squares = np.array([[factors.h_h, factors.h_c], [factors.c_h, factors.c_c]])
+    coherent, incoherent = (np.abs(np.linalg.eigvals(gains)).max() for gains in (mean, squares))
     return Prediction(factors, float(max(coherent, np.sqrt(incoherent))))
 
 

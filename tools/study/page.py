@@ -96,7 +96,7 @@ def rates(folder: Path) -> str:
             f"{lines[0]['predicted']['rate']:.3f}",
         ]
         for (name, gamma), lines in settings.items()
-        if gamma in {0.1, 0.5, 1.0}
+        if gamma in {0.01, 0.1, 0.3, 1.0}
     ]
     return table(["normalized", "gamma", "measured", "predicted"], rows)
 
