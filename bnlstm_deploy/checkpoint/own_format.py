@@ -64,14 +64,25 @@ class _Config:
 
 
 def save_checkpoint(
-    model: BNLSTM | BNLSTMModel, folder: str | Path, *, force: bool = False
+    model: BNLSTM | BNLSTMModel,
+    folder: str | Path,
+    *,
+    force: bool = False,
+    exist_ok: bool = False,
 ) -> None:
     """Write `config.json` and `model.safetensors` into `folder`, which is created if need be.
 
+    Args:
+        model: What to save.
+        folder: Where to.
+        force: Whether to replace a checkpoint that is there.
+        exist_ok: The same, by the name that `os.makedirs` has for it.
+
     Raises:
-        InputError: The folder holds a checkpoint already and `force` is not set, or cannot be made.
+        InputError: The folder holds a checkpoint already and neither is set, or cannot be made.
     """
     folder = Path(folder)
+    force = force or exist_ok
     check_folder(folder, force=force)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,6 @@ app = typer.Typer(
     help="Take a trained batch-normalized LSTM to production. Exit status: 0 success, 1 a check "
     "failed, 2 bad usage or bad input.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

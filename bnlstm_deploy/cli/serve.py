@@ -1,12 +1,14 @@
 """bnlstm-deploy serve."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bnlstm_deploy.cli.options import Running, ServerLimits, split
+from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.extras import require
 
 
@@ -46,6 +48,11 @@ def serve(
 
     Example: bnlstm-deploy serve digits.onnx --http-port 8080 --grpc-port 8081
     """
+    if sys.platform == "win32":
+        raise InputError(
+            "the server needs signals and sockets of Unix, and this is Windows; run it in WSL or a "
+            "container, or load files with bnlstm_deploy.Session in a server of your own"
+        )
     require("tritonclient", extra="serve")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log is no JSON
     from bnlstm_deploy.serve import Limits

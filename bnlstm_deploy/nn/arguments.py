@@ -4,7 +4,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
 
 from bnlstm_deploy.errors import InputError
 
@@ -25,11 +24,6 @@ def check_input(input: Tensor, sizes: Sizes) -> None:
     Raises:
         InputError: Any of them is wrong, or the sequence is empty.
     """
-    if isinstance(input, PackedSequence):
-        raise InputError(
-            "input is a PackedSequence; pass the padded tensor and lengths=... instead "
-            "(torch.nn.utils.rnn.pad_packed_sequence gives both)"
-        )
     if input.ndim not in (2, 3):
         raise InputError(f"input has rank {input.ndim}; pass 3 axes, or 2 for a single stream")
     if input.shape[-1] != sizes.input_size:

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn.arguments import (
@@ -204,23 +206,48 @@ class BNLSTM(nn.Module):
             return zeros, zeros
         return self.h_0[:, None].expand(rows), self.c_0[:, None].expand(rows)
 
+    @overload
     def forward(
         self,
         input: Tensor,
         state: State | None = None,
         *,
+        hx: State | None = None,
         lengths: Tensor | None = None,
         step: int | Tensor = 0,
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor, State]: ...
+
+    @overload
+    def forward(
+        self,
+        input: PackedSequence,
+        state: State | None = None,
+        *,
+        hx: State | None = None,
+        lengths: Tensor | None = None,
+        step: int | Tensor = 0,
+    ) -> tuple[PackedSequence, State]: ...
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        state: State | None = None,
+        *,
+        hx: State | None = None,
+        lengths: Tensor | None = None,
+        step: int | Tensor = 0,
+    ) -> tuple[Tensor | PackedSequence, State]:
         """Run over a minibatch of sequences.
 
         To continue streams in chunks, carry the state *and* the step: `step` of the next call is
         the number of timesteps consumed by all calls before.
 
         Args:
-            input: (T, N, D), or (N, T, D) with `batch_first`, or (T, D) for a single stream.
+            input: (T, N, D), or (N, T, D) with `batch_first`, or (T, D) for a single stream; or a
+                PackedSequence, which brings its lengths along.
             state: The initial h and c, each (num_layers * num_directions, N, H), without N for a
                 single stream; by default the learned ones, or zeros.
+            hx: Another name of `state`, that of torch.nn.LSTM.
             lengths: (N,) integers in 0..T: valid timesteps of each stream. Past its length a
                 stream's state is held and its output is 0, as `pad_packed_sequence` gives, and
                 padding does not reach the statistics.
@@ -229,11 +256,17 @@ class BNLSTM(nn.Module):
 
         Returns:
             The output, (T, N, num_directions * H) or as `input` is laid out, and the final h and c,
-            each (num_layers * num_directions, N, H).
+            each (num_layers * num_directions, N, H). The output of a PackedSequence is one.
 
         Raises:
             InputError: A wrong rank, size, dtype or range; in training, fewer than two streams.
         """
+        if hx is not None:
+            if state is not None:
+                raise InputError("state and hx are both given, two names of one thing; pass one")
+            state = hx
+        if isinstance(input, PackedSequence):
+            return self._run_packed(input, state, lengths, step)
         check_input(input, self)
         single = input.ndim == 2
         if single:
@@ -274,6 +307,24 @@ class BNLSTM(nn.Module):
         if single:
             return output.squeeze(1), (h.squeeze(1), c.squeeze(1))
         return output.transpose(0, 1) if self.batch_first else output, (h, c)
+
+    def _run_packed(
+        self,
+        input: PackedSequence,
+        state: State | None,
+        lengths: Tensor | None,
+        step: int | Tensor,
+    ) -> tuple[PackedSequence, State]:
+        """Run over a PackedSequence; states are in the order that its streams had before."""
+        if lengths is not None:
+            raise InputError("input is a PackedSequence, which has lengths; leave out lengths=")
+        padded, ends = pad_packed_sequence(input, batch_first=self.batch_first)
+        output, state = self.forward(padded, state, lengths=ends, step=step)
+        if input.sorted_indices is not None:
+            output = output.index_select(0 if self.batch_first else 1, input.sorted_indices)
+            ends = ends[input.sorted_indices.cpu()]
+        packed = pack_padded_sequence(output, ends, batch_first=self.batch_first)
+        return input._replace(data=packed.data), state
 
     def _run(
         self,

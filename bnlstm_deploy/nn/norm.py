@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnlstm_deploy.errors import InputError
 
@@ -23,7 +24,7 @@ def sum_over_processes(tensor: Tensor) -> None:
     distributed.all_reduce(tensor)
 
 
-class StepwiseBatchNorm(nn.Module):
+class StepwiseBatchNorm(_BatchNorm):
     """Batch normalization over (N, F) whose population statistics depend on the timestep.
 
         y = weight * (x - mean[k]) / sqrt(var[k] + eps) + bias,    k = min(step, S - 1)
@@ -75,7 +76,8 @@ class StepwiseBatchNorm(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # torch's batch normalization has one row of statistics
+        self.track_running_stats = False  # what torch calls so is another thing
         self.num_features = num_features
         self.max_length = max_length
         self.eps = eps
@@ -86,13 +88,25 @@ class StepwiseBatchNorm(nn.Module):
         rows = torch.empty(max_length, num_features, device=device, dtype=dtype)
         gamma = rows if affine_per_step else rows[0]
         self.weight = nn.Parameter(torch.empty_like(gamma))
-        self.bias = nn.Parameter(torch.empty_like(gamma)) if beta else None
+        self.bias = nn.Parameter(torch.empty_like(gamma)) if beta else None  # type: ignore[assignment]
         self.register_buffer("running_mean", rows)
         self.register_buffer("running_var", rows.clone())
         self.register_buffer(
             "num_batches_tracked", torch.empty(max_length, dtype=torch.int64, device=device)
         )
         self.reset_parameters()
+
+    @property
+    def affine(self) -> bool:  # type: ignore[override]
+        """Refuse what asks for it: torch.nn.SyncBatchNorm.convert_sync_batchnorm.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "a BNLSTM has no torch.nn.SyncBatchNorm, which keeps one row of statistics for all "
+            "timesteps; use bnlstm_deploy.nn.synchronize_statistics(model)"
+        )
 
     def reset_parameters(self) -> None:
         """Set gamma to `gamma_init`, beta and means to 0, variances to 1."""
@@ -103,7 +117,9 @@ class StepwiseBatchNorm(nn.Module):
         self.running_var.fill_(1)
         self.num_batches_tracked.zero_()
 
-    def forward(self, input: Tensor, step: int | Tensor) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, input: Tensor, step: int | Tensor
+    ) -> Tensor:
         """Normalize one timestep.
 
         Args:
@@ -143,7 +159,7 @@ class StepwiseBatchNorm(nn.Module):
             eps=self.eps,
         )
 
-    def affine(self) -> tuple[Tensor, Tensor | None]:
+    def gamma_and_beta(self) -> tuple[Tensor, Tensor | None]:
         """Return gamma and beta, (1, F) or (S, F) each."""
         rows = (-1, self.num_features)
         return self.weight.view(rows), None if self.bias is None else self.bias.view(rows)

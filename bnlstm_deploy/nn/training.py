@@ -155,7 +155,7 @@ def train_steps(
         The output (T, N, H), 0 where a stream has ended, and the final h and c, each (N, H).
     """
     affine: list[tuple[Tensor | None, Tensor | None]] = [
-        (None, None) if norm is None else norm.affine() for norm in norms
+        (None, None) if norm is None else norm.gamma_and_beta() for norm in norms
     ]
     bias = weights.bias
     for path in (0, 1):  # b shifts the gates as a normalization's beta does, which costs nothing

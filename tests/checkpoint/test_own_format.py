@@ -74,6 +74,7 @@ def test_nothing_is_overwritten_unless_forced(model, folder):
     with pytest.raises(InputError, match=r"exists; choose another name"):
         save_checkpoint(model, folder)
     save_checkpoint(model, folder, force=True)
+    save_checkpoint(model, folder, exist_ok=True)
 
 
 class Unpickled:

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMCell, BNLSTMModel
+from bnlstm_deploy.nn.cell import PATHS
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm
 from tests import reference
 from tests.models import calls, models, randomize
@@ -181,7 +182,13 @@ X = torch.zeros(5, 2, 3)
         (lambda m: m(X, step=-1), "step is -1"),
         (lambda m: m(X, step=torch.tensor([0, 1, 2])), "2 integers"),
         (lambda m: m(X, step=torch.tensor([0, -2])), "step is -2"),
-        (lambda m: m(pack_padded_sequence(X, torch.tensor([5, 4]))), "PackedSequence"),
+        (
+            lambda m: m(
+                pack_padded_sequence(X, torch.tensor([5, 4])), lengths=torch.tensor([5, 4])
+            ),
+            "PackedSequence",
+        ),
+        (lambda m: m(X, 2 * (torch.zeros(1, 2, 4),), hx=2 * (torch.zeros(1, 2, 4),)), "both given"),
         (lambda m: m.train()(X[:, :1]), "at least 2"),
     ],
 )
@@ -275,3 +282,33 @@ def test_a_head_reads_the_last_state_of_each_direction(bidirectional):
     output, (h, _) = model(x)
     last = torch.cat([*h[-1 - bidirectional :]], 1)
     torch.testing.assert_close(output, model.head(last))
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("lengths", [[2, 5, 3], [5, 3, 2]])
+@pytest.mark.parametrize("normalize", [(), PATHS])
+def test_a_packed_sequence_is_taken_and_given_as_torch_does(batch_first, lengths, normalize):
+    torch.manual_seed(0)
+    model = BNLSTM(
+        3, 4, 2, max_length=5, batch_first=batch_first, bidirectional=True, normalize=normalize
+    ).eval()
+    x = torch.randn(3, 5, 3) if batch_first else torch.randn(5, 3, 3)
+    packed = pack_padded_sequence(x, torch.tensor(lengths), batch_first, enforce_sorted=False)
+    state = (torch.randn(4, 3, 4), torch.randn(4, 3, 4))
+    if normalize:
+        padded, expected = model(x, state, lengths=torch.tensor(lengths))
+        output = pack_padded_sequence(
+            padded, torch.tensor(lengths), batch_first, enforce_sorted=False
+        )
+    else:
+        peer = nn.LSTM(3, 4, 2, batch_first=batch_first, bidirectional=True)
+        peer.load_state_dict(model.state_dict())
+        output, expected = peer(packed, hx=state)
+    found, after = model(packed, hx=state)
+    for one, other in zip((*found, *after), (*output, *expected), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_torchs_conversion_to_synchronized_normalization_is_refused():
+    with pytest.raises(InputError, match="synchronize_statistics"):
+        nn.SyncBatchNorm.convert_sync_batchnorm(BNLSTM(3, 4, max_length=5))

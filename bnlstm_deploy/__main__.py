@@ -1,0 +1,5 @@
+"""python -m bnlstm_deploy."""
+
+from bnlstm_deploy.cli.entry import main
+
+main()
