@@ -51,7 +51,7 @@ def bench(
         raise InputError(f"batch sizes {batches} and lengths {lengths} must be at least 1")
     sizes = [(batch, steps) for batch in batches for steps in lengths]
     rows = [
-        _measure(session, batch, steps, seconds)
+        measure(session, batch, steps, seconds)
         for batch, steps in track(sizes, "Measuring", console=console, transient=True)
     ]
     numbers, provider = session.metadata.numbers, session.providers[0]
@@ -80,7 +80,8 @@ def bench(
             temporary.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def _measure(session: "Session", batch: int, steps: int, seconds: float) -> dict[str, float]:
+def measure(session: "Session", batch: int, steps: int, seconds: float) -> dict[str, float]:
+    """Run random inputs of one size for so many seconds; return what it took."""
     feeds = _random_feeds(session, batch, steps)
     for _ in range(WARM_UP):
         session.run(feeds)

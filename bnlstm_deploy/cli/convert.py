@@ -1,6 +1,8 @@
 """bnlstm-deploy convert."""
 
 import contextlib
+import tempfile
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
 from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.cli.console import make_console
@@ -18,7 +21,12 @@ from bnlstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from bnlstm_deploy.checkpoint import Imported
+    from bnlstm_deploy.metadata import Metadata
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+
+
+DRY_SECONDS = 0.3
+"""For measuring what a timestep costs."""
 
 
 class Dtype(StrEnum):
@@ -153,6 +161,13 @@ def convert(
         bool, typer.Option("--verify/--no-verify", help="Check the graph before it is kept.")
     ] = True,
     budget: Budget = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Make the file, say what it is and what a timestep costs here, and throw it away.",
+        ),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Fold a checkpoint and export it to ONNX.
@@ -178,14 +193,14 @@ def convert(
     files = _files(output, length or [])
     for path in files:
         inputs = (checkpoint, check, calibrate, *reading.files, own.inputs)
-        check_writable(path, force=force, inputs=inputs)
+        check_writable(path, force=force or dry_run, inputs=inputs)
     if calibrate is not None and weights != Weights.int8:
         raise InputError("--calibrate is for --weights int8; pass that, too, or leave it out")
     loaded = load(console, checkpoint, reading, own)
     if check is not None:
         _check_recording(console, loaded.model, loaded.imported, check, states=check_states)
     for path, time in files.items():
-        with replacing(path, force=force) as temporary:
+        with _nowhere() if dry_run else replacing(path, force=force) as temporary:
             batches = None
             if calibrate is not None:
                 known = reading.batch_first is not None
@@ -208,6 +223,9 @@ def convert(
                     calibration=batches,
                     inline=inline,
                 )
+            if dry_run:
+                _tell(console, path, temporary, metadata)
+                continue
             if verify:
                 # the search is for `verify`, which one runs when there is time
                 report = run_check(console, loaded, temporary, search_seconds=0, budget=budget)
@@ -220,6 +238,37 @@ def convert(
             f"form {metadata.form}, {metadata.folding}, {metadata.steps} steps of statistics"
         )
         console.print(f"Form {metadata.form}: {metadata.reason}")
+
+
+@contextlib.contextmanager
+def _nowhere() -> Iterator[Path]:
+    """Yield a path of a file that is deleted in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "model.onnx"
+
+
+def _tell(console: Console, path: Path, written: Path, metadata: "Metadata") -> None:
+    """Print what would be written, and what it costs where this runs."""
+    from bnlstm_deploy.cli.bench import measure
+    from bnlstm_deploy.errors import RuntimeSessionError
+    from bnlstm_deploy.runtime import Session
+
+    table = Table(title=f"would write {path}", show_header=False, show_edge=False)
+    table.add_row("size", f"{written.stat().st_size / 1e6:.2f} MB")
+    table.add_row("numbers", metadata.numbers)
+    table.add_row("form", f"{metadata.form}, {metadata.folding}: {metadata.reason}")
+    table.add_row("steps of statistics", str(metadata.steps))
+    try:
+        session = Session(written, intra_op_num_threads=1)
+    except RuntimeSessionError as error:
+        table.add_row("runs here", f"no: {error}")
+    else:
+        time = metadata.length or metadata.steps
+        cost = measure(session, 1, time, DRY_SECONDS)["us_per_timestep"]
+        table.add_row("runs here", f"on {session.providers[0]}, {session.native}")
+        table.add_row("a timestep", f"{cost:.1f} us, of one stream over {time}, on one thread")
+    console.print(table)
+    console.print("Nothing was written.")
 
 
 def _files(output: Path, lengths: list[int]) -> dict[Path, int | None]:

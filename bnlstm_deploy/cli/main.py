@@ -8,6 +8,7 @@ from bnlstm_deploy.cli.bench import bench
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.convert import convert
 from bnlstm_deploy.cli.deploy import deploy
+from bnlstm_deploy.cli.doctor import doctor
 from bnlstm_deploy.cli.inspect import inspect
 from bnlstm_deploy.cli.layouts import layouts
 from bnlstm_deploy.cli.options import grouped
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 for command in (inspect, convert, verify, run, bench, recalibrate, serve):
     app.command(no_args_is_help=True)(grouped(command))
+app.command()(doctor)
 app.add_typer(layouts)
 app.add_typer(deploy)
 

@@ -62,13 +62,16 @@ def explain_missing_cuda() -> str:
 
     Looked at are the shared libraries, the driver with its version, and the devices.
     """
-    problems = [*_missing_libraries(), *_driver()]
-    if not problems:
-        problems = [
-            "Its libraries can be loaded and the driver is new enough; ONNX Runtime's log says "
-            "more, and so may nvidia-smi."
-        ]
-    return " ".join(problems)
+    found = problems() or [
+        "Its libraries can be loaded and the driver is new enough; ONNX Runtime's log says more, "
+        "and so may nvidia-smi."
+    ]
+    return " ".join(found)
+
+
+def problems() -> list[str]:
+    """Return what keeps CUDA from starting here, a sentence or two for each thing found."""
+    return [*_missing_libraries(), *_driver()]
 
 
 def _missing_libraries() -> list[str]:

@@ -269,3 +269,21 @@ def test_reduced_precision_is_verified_on_the_cpu(folder, dtype):
 def test_help_shows_defaults_that_are_words(arguments, words):
     result = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "300"})
     assert words in " ".join(result.output.split())
+
+
+def test_a_dry_run_says_what_it_would_write_and_writes_nothing(folder):
+    before = sorted(folder.iterdir())
+    done = run(folder, "convert", "ck", "-o", "dry.onnx", "--dry-run")
+    assert done.returncode == 0
+    for part in ("would write dry.onnx", "MB", "float32", "scan, factored", "us, of one stream"):
+        assert part in done.stdout
+    assert sorted(folder.iterdir()) == before
+    over = run(folder, "convert", "ck", "-o", "m.onnx", "--dry-run")  # what is there may stay
+    assert over.returncode == 0
+
+
+def test_a_dry_run_says_why_a_file_cannot_run_here(folder):
+    done = run(folder, "convert", "ck", "-o", "dry.onnx", "--dry-run", "--dtype", "bfloat16")
+    assert done.returncode == 0
+    assert "runs here" in done.stdout
+    assert "no: " in done.stdout
