@@ -128,11 +128,12 @@ def test_inspect_shows_a_checkpoint_and_a_graph(folder):
     checkpoint = run(folder, "inspect", "ck")
     assert "hidden_norm_l0" in checkpoint.stdout
     facts = json.loads(run(folder, "inspect", "ck", "--json").stdout)
-    graph = json.loads(run(folder, "inspect", "m.onnx", "--json").stdout)
+    assert run(folder, "convert", "ck", "-o", "verified.onnx").returncode == 0
+    graph = json.loads(run(folder, "inspect", "verified.onnx", "--json").stdout)
     assert facts["checkpoint"]["sha256"] == graph["file"]["checkpoint_sha256"]
     assert facts["statistics"][0]["unseen"] == "5/5"
     assert {value["name"] for value in graph["values"]} >= {"input", "lengths", "next_step"}
-    shown = run(folder, "inspect", "m.onnx").stdout
+    shown = run(folder, "inspect", "verified.onnx").stdout
     assert "recurrent layers" in shown
     assert "truth_error" in shown  # convert verified it, and wrote that into the file
     assert graph["verified"]["ratio"]

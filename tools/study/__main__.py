@@ -18,7 +18,7 @@ from rich.progress import track
 
 from bnlstm_deploy.errors import BnlstmError, InputError
 from tools.study import deployed, figures, gradient_flow, price
-from tools.study.grid import ABLATED, SEEDS, experiments
+from tools.study.grid import ABLATED, experiments
 from tools.study.models import Experiment
 from tools.study.runner import Places, append, read, run_all
 from tools.study.tasks import Task, tasks
@@ -31,7 +31,7 @@ app = typer.Typer(add_completion=False)
 
 def study(task: Task, places: Places, *, quick: bool, processes: int) -> list[Path]:
     """Train, time, change and draw; what is in a results file is not done again."""
-    grid = experiments(task.name)
+    grid = experiments(task.name, quick=quick)
     run_all(grid, places, quick=quick, processes=processes)
     folder = places.results.parent
     timed = folder / f"{task.name}-deployed.jsonl"
@@ -40,7 +40,8 @@ def study(task: Task, places: Places, *, quick: bool, processes: int) -> list[Pa
             append(timed, line)
     prices = folder / f"{task.name}-price.jsonl"
     done = {line["seed"] for line in read(prices)}
-    for seed in track([s for s in SEEDS if s not in done and task.name in ABLATED], "price"):
+    seeds = {experiment.seed for experiment in grid} if task.name in ABLATED else set()
+    for seed in track(sorted(seeds - done), "price"):
         file = places.folder(Experiment(task.name, seed=seed)) / "model.pt"
         if not file.exists():
             raise InputError(f"{file} is missing; delete {places.results} to train it again")

@@ -11,8 +11,15 @@ ABLATED = ("digits", "adding", "characters")
 SEEDS = range(3)
 
 
-def experiments(task: str) -> list[Experiment]:
-    """Return all experiments of a task, each once, the same seed of all variants together."""
+def experiments(task: str, *, quick: bool = False) -> list[Experiment]:
+    """Return all experiments of a task, each once, the same seed of all variants together.
+
+    The quick ones are those of the first seed, without the subsets of one and two.
+    """
+    if quick:
+        return [
+            e for e in _variants(task, SEEDS[0]) if len(e.normalize) in {0, 3} or e.sequence_wise
+        ]
     return [experiment for seed in SEEDS for experiment in _variants(task, seed)]
 
 
