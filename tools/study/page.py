@@ -22,7 +22,8 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
-def _shown(task: Task, value: Estimate) -> str:
+def shown(task: Task, value: Estimate) -> str:
+    """Return an estimate in the unit and with the digits that the tables have."""
     if task.metric == "accuracy":
         return value.text(1, 100)
     return value.text(3) if task.metric.startswith("bits") else value.text(2, 1000)
@@ -45,7 +46,7 @@ def ablation(task: Task, folder: Path) -> str:
     }
     rows = []
     for name, variant in found.items():
-        values = [_shown(task, variant.test(kind)) for kind in kinds]
+        values = [shown(task, variant.test(kind)) for kind in kinds]
         if "norm" not in variant.lines[0]["experiment"]["kind"] and not _normalized(name):
             values[1:] = ["", ""]
         graphs = [deployed.get((name, native)) for native in (True, False)]
@@ -77,8 +78,8 @@ def price(task: Task, folder: Path) -> str:
         counts = sorted({line["rows"] for line in lines})
         kept = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         tuned = [line["tuned"] for line in lines]
-        after = "" if None in tuned else _shown(task, estimate(tuned))
-        rows.append([change, kept, _shown(task, estimate([x["value"] for x in lines])), after])
+        after = "" if None in tuned else shown(task, estimate(tuned))
+        rows.append([change, kept, shown(task, estimate([x["value"] for x in lines])), after])
     return table(["change", "rows left", unit(task), "gamma, beta tuned"], rows)
 
 

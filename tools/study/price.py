@@ -16,8 +16,9 @@ from bnlstm_deploy.folding.merge import merge
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
 from bnlstm_deploy.nn.bnlstm import State
 from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.signature import Array
 from tools.study.models import Experiment, Model
-from tools.study.tasks import Task, run
+from tools.study.tasks import Runs, Task, run
 from tools.study.training import rounded
 
 TOLERANCES = (0.01, 0.03, 0.1, 0.3)
@@ -116,16 +117,23 @@ def _merged(model: Model, task: Task, tolerance: float) -> tuple[float, int]:
         export(rnn, path, merge_tolerance=tolerance)
         session = Session(path, intra_op_num_threads=1)
 
-        class Exported(nn.Module):
-            def forward(self, x: Tensor, state: State | None, step: int) -> tuple[Tensor, State]:
-                feeds = {"input": x.numpy(), "start_step": np.full(len(x), step)}
-                if state is not None:
-                    feeds |= {"initial_h": state[0].numpy(), "initial_c": state[1].numpy()}
-                found = {name: torch.from_numpy(y) for name, y in session.run(feeds).items()}
-                output = found["output"]
-                return (
-                    model.head(output if model.every else output[:, -1]),
-                    (found["h_n"], found["c_n"]),
-                )
+        layers = deployed(session)
 
-        return task.measure(Exported(), "test"), rows
+        def exported(x: Tensor, state: State | None, step: int) -> tuple[Tensor, State]:
+            output, state = layers(x, state, step)
+            return model.head(output if model.every else output[:, -1]), state
+
+        return task.measure(exported, "test"), rows
+
+
+def deployed(session: Session) -> Runs:
+    """Return a file's own way to run, as a task takes it."""
+
+    def run_chunk(x: Tensor, state: State | None, step: int) -> tuple[Tensor, State]:
+        feeds: dict[str, Array] = {"input": x.numpy(), "start_step": np.full(len(x), step)}
+        if state is not None:
+            feeds |= {"initial_h": state[0].numpy(), "initial_c": state[1].numpy()}
+        found = {name: torch.from_numpy(y) for name, y in session.run(feeds).items()}
+        return found["output"], (found["h_n"], found["c_n"])
+
+    return run_chunk

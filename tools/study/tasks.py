@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bnlstm_deploy.nn.bnlstm import State
@@ -36,6 +36,10 @@ class Sizes:
     iterations: int
     """Minibatches of an epoch, at most."""
     learning_rate: float
+
+
+Runs = Callable[[Tensor, State | None, int], tuple[Tensor, State]]
+"""Takes x, a state and the step at which x begins; returns output and state. A Model is one."""
 
 
 class Task(ABC):
@@ -83,7 +87,7 @@ class Task(ABC):
         """Return the sum of the metric over a minibatch's targets; the loss's by default."""
         return self.loss(output, y).item() * y.numel()
 
-    def measure(self, model: nn.Module, part: str) -> float:
+    def measure(self, model: Runs, part: str) -> float:
         """Return the metric over a part, whatever mode the model is in."""
         total = count = 0.0
         with torch.no_grad():
@@ -93,7 +97,7 @@ class Task(ABC):
         return total / count
 
 
-def run(model: nn.Module, batches: Iterator[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+def run(model: Runs, batches: Iterator[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield output and targets of each minibatch, carrying states where streams go on."""
     state: State | None = None
     for x, y, step in batches:
