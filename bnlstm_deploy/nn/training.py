@@ -65,6 +65,8 @@ class _Kept(NamedTuple):
     c: Tensor
     gates: Tensor
     """(n, 4H): i, f, g, o after their sigmoid or tanh."""
+    cell: Tensor
+    """(n, H), c after the timestep."""
     tanh: Tensor
     """(n, H), of the normalized cell state."""
 
@@ -88,10 +90,9 @@ class _Path:
         self.mean = weight.new_zeros(time, weight.shape[1])
         self.var = torch.zeros_like(self.mean)
         self.means, self.variances = self.mean.unbind(), self.var.unbind()
-        self.inputs: list[Tensor] = []
         self.inverse_stds: list[Tensor] = []
 
-    def forward(self, x: Tensor, t: int, keep: bool) -> Tensor:
+    def forward(self, x: Tensor, t: int) -> Tensor:
         """Normalize the minibatch of timestep t."""
         if self.observer is not None:
             self.observer(x, min(self.segment.step + t, self.norm.max_length - 1))
@@ -100,9 +101,7 @@ class _Path:
             x, self.weights[t], self.biases[t], self.means[t], self.variances[t],
             True, 1.0, self.norm.eps,
         )  # fmt: skip
-        if keep:
-            self.inputs.append(x)
-            self.inverse_stds.append(inverse_std)
+        self.inverse_stds.append(inverse_std)
         return y
 
     def start_backward(self) -> None:
@@ -112,11 +111,11 @@ class _Path:
         self.d_bias = None if self.bias is None else torch.zeros_like(self.bias)
         self.d_biases = None if self.d_bias is None else self.segment.rows(self.d_bias)
 
-    def backward(self, d_y: Tensor, t: int) -> Tensor:
-        """Return the gradient of the minibatch; add to those of gamma and beta."""
+    def backward(self, d_y: Tensor, x: Tensor, t: int) -> Tensor:
+        """Return the gradient of the minibatch x; add to those of gamma and beta."""
         wanted = [True, True, self.d_biases is not None]
         gradients: tuple[Tensor, Tensor, Tensor] = _batch_norm_backward(
-            d_y, self.inputs[t], self.weights[t], None, None, self.means[t], self.inverse_stds[t],
+            d_y, x, self.weights[t], None, None, self.means[t], self.inverse_stds[t],
             True, self.norm.eps, wanted,
         )  # fmt: skip
         d_x, d_gamma, d_beta = gradients
@@ -273,9 +272,9 @@ def _forward(
         gates = torch.mm(h.to(dtype), w_h).to(c.dtype)
         product = (x[:n] if w_x is None else x[:n].to(dtype) @ w_x).to(c.dtype)
         if of_hidden is not None:
-            gates = of_hidden.forward(gates, t, keep)
+            gates = of_hidden.forward(gates, t)
         if of_input is not None:
-            product = of_input.forward(product, t, keep)
+            product = of_input.forward(product, t)
         gates.add_(product)
         if bias is not None:
             gates.add_(bias)
@@ -284,9 +283,9 @@ def _forward(
         g.tanh_()
         o.sigmoid_()
         cell = torch.mul(f, c).addcmul_(i, g)
-        tanh = (cell if of_cell is None else of_cell.forward(cell, t, keep)).tanh()
+        tanh = (cell if of_cell is None else of_cell.forward(cell, t)).tanh()
         if keep:
-            kept.append(_Kept(h, c, gates, tanh))
+            kept.append(_Kept(h, c, gates, cell, tanh))
         h, c = torch.mul(o, tanh), cell
         y[:n] = h
     final_h[: len(h)], final_c[: len(h)] = h, c
@@ -326,6 +325,7 @@ def _backward(
     size, dtype = weight_hh.shape[1], segment.matmul_dtype
     d_h, d_c = d_state
     w_h = weight_hh.to(dtype)
+    w_h_t = w_h.t().contiguous()
     w_x = None if weight_ih is None else weight_ih.to(dtype)
     d_w_x = None if weight_ih is None else torch.zeros_like(weight_ih.t())
     d_w_h = torch.zeros_like(weight_hh.t(), memory_format=torch.contiguous_format)
@@ -337,12 +337,11 @@ def _backward(
         i, f, g, o = step.gates.chunk(4, 1)
         d_gates = d_all[:n]
         d_i, d_f, d_g, d_o = d_gates.chunk(4, 1)
-        dh, dc = d_h[:n], d_c[:n]
-        dh.add_(d_outputs[t][:n])
+        dh, dc = d_h[:n].add_(d_outputs[t][:n]), d_c[:n]
         torch.mul(dh, step.tanh, out=d_o)
         dh.mul_(o)
         _tanh_backward(dh, step.tanh, grad_input=dh)
-        dc.add_(dh if of_cell is None else of_cell.backward(dh, t))
+        dc.add_(dh if of_cell is None else of_cell.backward(dh, step.cell, t))
         torch.mul(dc, g, out=d_i)
         torch.mul(dc, step.c, out=d_f)
         torch.mul(dc, i, out=d_g)
@@ -352,10 +351,14 @@ def _backward(
         _sigmoid_backward(d_o, o, grad_input=d_o)
         _tanh_backward(d_g, g, grad_input=d_g)
         d_product = d_hidden = d_gates
+        # A product is computed once more: that takes less time than memory for all timesteps'.
         if of_input is not None:
-            d_product = of_input.backward(d_gates, t)
+            x = inputs[t][:n]
+            product = (x if w_x is None else x.to(dtype) @ w_x.t()).to(dc.dtype)
+            d_product = of_input.backward(d_gates, product, t)
         if of_hidden is not None:
-            d_hidden = of_hidden.backward(d_gates, t)
+            product = torch.mm(step.h.to(dtype), w_h_t).to(dc.dtype)
+            d_hidden = of_hidden.backward(d_gates, product, t)
         if d_bias is not None:
             d_bias.add_(d_gates.sum(0))
         d_product, d_hidden = d_product.to(dtype), d_hidden.to(dtype)

