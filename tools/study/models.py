@@ -77,7 +77,7 @@ class LayerNormLSTM(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.hidden_size, self.num_directions = hidden_size, 1
+        self.hidden_size = hidden_size
         cell = nn.LSTMCell(input_size, hidden_size)
         self.weight_ih_l0, self.weight_hh_l0 = cell.weight_ih, cell.weight_hh
         self.bias_ih_l0, self.bias_hh_l0 = cell.bias_ih, cell.bias_hh
@@ -87,15 +87,10 @@ class LayerNormLSTM(nn.Module):
         )
 
     def forward(
-        self,
-        input: Tensor,
-        state: State | None = None,
-        *,
-        lengths: Tensor | None = None,
-        step: int | Tensor = 0,
+        self, input: Tensor, state: State | None = None, *, step: int = 0
     ) -> tuple[Tensor, State]:
         """Run over (N, T, D), as `BNLSTM` with `batch_first`; it has no use for the step."""
-        del lengths, step
+        del step
         if state is None:
             zeros = input.new_zeros(1, len(input), self.hidden_size)
             state = (zeros, zeros)
