@@ -2,12 +2,15 @@
 
 Beside the operator of `bnlstm_deploy.nn.training` the same timesteps as a graph of autograd's own,
 which the operator's tests hold it to, checkpointing over time, and `torch.nn.LSTM`. They take
-turns, so that other work on the machine slows all alike.
+turns, so that other work on the machine slows all alike, each in a process of its own: what one
+leaves of the heap would cost the next page faults that it has not in a training of its own.
 """
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Annotated
 
 import torch
@@ -50,6 +53,26 @@ def peers(
     }
 
 
+def serve(
+    connection: Connection, name: str, sizes: tuple[int, int, int, int], threads: int
+) -> None:
+    """Take a step for each message, and answer the seconds of its forward and backward pass."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(
+        True
+    )  # else a CPU takes a hundred times as long for vanished gradients
+    torch.manual_seed(0)
+    streams, time_steps, features, hidden_size = sizes
+    x = torch.randn(time_steps, streams, features)
+    run = peers(time_steps, features, hidden_size)[name]
+    while connection.recv():
+        start = time.perf_counter()
+        loss = run(x).square().sum()
+        middle = time.perf_counter()
+        loss.backward()  # type: ignore[no-untyped-call]
+        connection.send((middle - start, time.perf_counter() - middle))
+
+
 def main(
     streams: Annotated[int, typer.Option("-n", help="N.")] = 64,
     time_steps: Annotated[int, typer.Option("-t", help="T.")] = 784,
@@ -59,22 +82,22 @@ def main(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
     """Time forward and backward pass of a BN-LSTM in training, and of its peers."""
-    torch.set_num_threads(threads)
-    torch.set_flush_denormal(
-        True
-    )  # else a CPU takes a hundred times as long for vanished gradients
-    torch.manual_seed(0)
     console = Console()
-    x = torch.randn(time_steps, streams, features)
-    runs = peers(time_steps, features, hidden_size)
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    names = list(peers(1, features, hidden_size))
+    sizes = streams, time_steps, features, hidden_size
+    spawn = multiprocessing.get_context("spawn")
+    connections: list[Connection] = []
+    for name in names:
+        ours, theirs = spawn.Pipe()
+        spawn.Process(target=serve, args=(theirs, name, sizes, threads), daemon=True).start()
+        connections.append(ours)
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for _ in track(range(rounds + 1), "Measuring", console=console, transient=True):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            loss = run(x).square().sum()
-            middle = time.perf_counter()
-            loss.backward()  # type: ignore[no-untyped-call]
-            taken[name].append((middle - start, time.perf_counter() - middle))
+        for name, connection in zip(names, connections, strict=True):
+            connection.send(True)
+            taken[name].append(connection.recv())
+    for connection in connections:
+        connection.send(False)
     table = Table(title=f"N {streams}, T {time_steps}, D {features}, H {hidden_size}, ms")
     for heading in ("", "forward", "backward", "both", "ratio"):
         table.add_column(heading, justify="right" if heading else "left")

@@ -219,6 +219,9 @@ class _Recurrence(torch.autograd.Function):
         if not kept:
             paths = _paths(segment, weights, observe=False)
             *_, kept = _forward(segment, sequence, (h, c), weights, paths, keep=True)
+        for path in paths:
+            if path is not None:
+                path.start_backward()
         d_state = (d_h.clone(), d_c.clone())
         d_sequence = torch.zeros_like(sequence) if ctx.needs_input_grad[1] else None
         d_weights = _backward(
@@ -308,7 +311,7 @@ def _backward(
         segment: What was run.
         sequence: As it was given.
         weights: As they were given.
-        paths: The normalizations.
+        paths: The normalizations, their gradients 0.
         kept: Of each timestep.
         d_output: (T, N, H).
         d_state: The final state's gradient; at timestep t its first rows become those of the
@@ -316,9 +319,6 @@ def _backward(
             the end the gradient of the initial state.
         d_sequence: Zeros for the gradient of `sequence`, if it is wanted.
     """
-    for path in paths:
-        if path is not None:
-            path.start_backward()
     of_input, of_hidden, of_cell = paths
     weight_ih, weight_hh, bias = weights[:3]
     assert weight_hh is not None
@@ -331,13 +331,16 @@ def _backward(
     d_w_h = torch.zeros_like(weight_hh.t(), memory_format=torch.contiguous_format)
     d_bias = None if bias is None else torch.zeros_like(bias)
     d_all = d_h.new_empty(len(d_h), 4 * size)
+    d_gates, dh, dc = d_all[:0], d_h[:0], d_c[:0]
     inputs, d_outputs = sequence.unbind(), d_output.unbind()
     for t in range(len(kept) - 1, -1, -1):
         n, step = segment.alive[t], kept[t]
         i, f, g, o = step.gates.chunk(4, 1)
-        d_gates = d_all[:n]
-        d_i, d_f, d_g, d_o = d_gates.chunk(4, 1)
-        dh, dc = d_h[:n].add_(d_outputs[t][:n]), d_c[:n]
+        if n > len(dh):
+            dh, dc, d_gates = d_h[:n], d_c[:n], d_all[:n]
+            d_i, d_f, d_g, d_o = d_gates.chunk(4, 1)
+            d_i_and_f = d_gates[:, : 2 * size]
+        dh.add_(d_outputs[t][:n])
         torch.mul(dh, step.tanh, out=d_o)
         dh.mul_(o)
         _tanh_backward(dh, step.tanh, grad_input=dh)
@@ -346,8 +349,7 @@ def _backward(
         torch.mul(dc, step.c, out=d_f)
         torch.mul(dc, i, out=d_g)
         dc.mul_(f)
-        i_and_f, d_i_and_f = step.gates[:, : 2 * size], d_gates[:, : 2 * size]
-        _sigmoid_backward(d_i_and_f, i_and_f, grad_input=d_i_and_f)
+        _sigmoid_backward(d_i_and_f, step.gates[:, : 2 * size], grad_input=d_i_and_f)
         _sigmoid_backward(d_o, o, grad_input=d_o)
         _tanh_backward(d_g, g, grad_input=d_g)
         d_product = d_hidden = d_gates
