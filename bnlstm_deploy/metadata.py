@@ -25,13 +25,19 @@ VERIFIED = PREFIX + "verified."
 
 TEXTS = (
     *("checkpoint_sha256", "form", "folding", "dtype", "reason", "target", "weights"),
-    "activations",
+    *("activations", "state"),
 )
 VALUES = (
     *("layers", "merge_tolerance", "calibrated", "length", "pads", "time_axes", "inlined"),
     "format_version",
 )
 """Fields of `Metadata`: what the properties hold as it is, and as JSON."""
+
+OPTIONAL, REQUIRED = "optional", "required"
+"""What the graph inputs for states, lengths and start steps can be."""
+
+NO_LENGTH = 2**63 - 1
+"""What `lengths` is for streams that end nowhere within T."""
 
 PRODUCER = f"bnlstm-deploy {__version__}"
 
@@ -102,6 +108,8 @@ class Metadata:
     """The time axis of inputs and outputs that have one, by name; of outputs only if it `pads`."""
     inlined: bool = False
     """Whether the layers' nodes were replaced by what their functions compute."""
+    state: str = OPTIONAL
+    """Whether the inputs for states, lengths and start steps are `optional` or `required`."""
     verified: Mapping[str, str] = field(default_factory=dict)
     """What the last check that passed found: date, ratio, versions; empty before any."""
     format_version: int = FORMAT_VERSION
@@ -180,6 +188,12 @@ class Metadata:
         if activations not in (None, "int8"):
             raise RuntimeSessionError(
                 f"the file's bnlstm.activations is {activations!r}, and can be int8; "
+                "export it again"
+            )
+        state = properties.get("bnlstm.state", OPTIONAL)
+        if state not in (OPTIONAL, REQUIRED):
+            raise RuntimeSessionError(
+                f"the file's bnlstm.state is {state!r}, and can be {OPTIONAL} or {REQUIRED}; "
                 "export it again"
             )
         verified = {n.removeprefix(VERIFIED): v for n, v in properties.items() if VERIFIED in n}

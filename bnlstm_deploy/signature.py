@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from bnlstm_deploy.dtypes import PROTOCOL
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.metadata import CARRIED, Metadata, RecurrentLayers, value_name
+from bnlstm_deploy.metadata import (
+    CARRIED,
+    NO_LENGTH,
+    REQUIRED,
+    Metadata,
+    RecurrentLayers,
+    value_name,
+)
 from bnlstm_deploy.state import State
 
 Array = NDArray[np.generic]
@@ -53,6 +60,13 @@ class Value(NamedTuple):
     def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape for sizes of the batch and time."""
         return tuple(a if isinstance(a, int) else sizes[str(a)] for a in self.shape)
+
+    def absent(self) -> Array:
+        """Return what leaving an optional input out means: state 0, step 0, and no length."""
+        fill = NO_LENGTH if self.name.rpartition(".")[2] == "lengths" else 0
+        return np.full(
+            [axis if isinstance(axis, int) else 1 for axis in self.shape], fill, self.dtype
+        )
 
     def described(self) -> dict[str, Any]:
         """Return what the Open Inference Protocol says of it; -1 is a dynamic axis."""
@@ -96,14 +110,18 @@ class Signature:
         """Return that of a file.
 
         Args:
-            inputs: Those that must be there.
-            optional: Those that may be left out.
+            inputs: Those that have no default.
+            optional: Those that have one.
             outputs: All.
             metadata: What the file says of itself.
         """
         modules = tuple(entry.name for entry in metadata.layers)
         states = {value_name(module, kind) for module in modules for kind in CARRIED.values()}
         lengths = {value_name(module, "lengths") for module in modules}
+        if metadata.state == REQUIRED:  # a Session passes them
+            taken = lengths | {value_name(module, kind) for module in modules for kind in CARRIED}
+            optional = [*optional, *(value for value in inputs if value.name in taken)]
+            inputs = [value for value in inputs if value.name not in taken]
         return cls(
             tuple(inputs),
             tuple(optional),

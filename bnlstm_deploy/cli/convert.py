@@ -69,6 +69,13 @@ class Folding(StrEnum):
     materialized = "materialized"
 
 
+class Needed(StrEnum):
+    """What inputs for states are."""
+
+    optional = "optional"
+    required = "required"
+
+
 class Target(StrEnum):
     """Where a graph is to be fast."""
 
@@ -155,6 +162,13 @@ def convert(
             "--inline", help="Write no functions, for engines that know none (docs/engines.md)."
         ),
     ] = False,
+    state: Annotated[
+        Needed,
+        typer.Option(
+            help="Whether initial states, lengths and start steps are inputs that must be there, "
+            "for JavaScript and for tools that freeze optional ones (docs/engines.md)."
+        ),
+    ] = Needed.optional,
     dtype: Annotated[Dtype, typer.Option(help="Of weights and activations.")] = Dtype.float32,
     opset: Annotated[int, typer.Option(help="ONNX opset, 18 to 23.")] = 20,
     verify: Annotated[
@@ -222,6 +236,7 @@ def convert(
                     activations=None if activations is None else activations.value,
                     calibration=batches,
                     inline=inline,
+                    state=state.value,
                 )
             if dry_run:
                 _tell(console, path, temporary, metadata)

@@ -86,7 +86,7 @@ def _graph(path: Path) -> dict[str, Any]:
         "recurrent layers": [entry | {"normalize": _join(entry["normalize"])} for entry in layers],
         "values": [
             *describe("input", session.inputs),
-            *describe("optional input", session.state_inputs),
+            *describe(f"{session.metadata.state} input", session.state_inputs),
             *describe("output", session.outputs),
             *describe("state output", session.state_outputs),
         ],

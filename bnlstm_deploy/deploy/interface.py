@@ -60,8 +60,13 @@ def describe(session: Session, *, sequence: bool, lengths: bool) -> Interface:
 
     Raises:
         InputError: The file cannot continue streams and `sequence` is asked for, it has no
-            `lengths`, or a tensor has no batch axis.
+            `lengths` or requires its states, or a tensor has no batch axis.
     """
+    if session.absent:
+        raise InputError(
+            "the file requires its states, which it is for the server to know; convert the model "
+            "without --state required"
+        )
     metadata = session.metadata
     optional = {value.name: value for value in session.state_inputs}
     inputs = [_tensor(session, value) for value in session.inputs]

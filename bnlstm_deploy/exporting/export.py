@@ -35,7 +35,7 @@ from bnlstm_deploy.exporting.values import (
 from bnlstm_deploy.folding.approximate import EXACT, INT8, Approximation
 from bnlstm_deploy.folding.calibrate import Calibrated, Observed
 from bnlstm_deploy.folding.calibrate import calibrate as round_direction
-from bnlstm_deploy.metadata import Metadata, RecurrentLayers
+from bnlstm_deploy.metadata import OPTIONAL, REQUIRED, Metadata, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.seal import serialize
 from bnlstm_deploy.signature import TIME
@@ -65,6 +65,7 @@ def export(
     activations: str | None = None,
     calibration: Iterable[object] | None = None,
     inline: bool = False,
+    state: str = OPTIONAL,
 ) -> Metadata:
     """Fold the BNLSTM layers of a model and write it as one ONNX file.
 
@@ -120,13 +121,17 @@ def export(
             one's own a tuple holds its arguments.
         inline: Replace the nodes `bnlstm::BNLSTM` by the nodes of their functions, for engines that
             know no functions (docs/engines.md). The native kernel cannot run such a file.
+        state: `optional`, or `required`: initial states, lengths and start steps are inputs that
+            must be there, for engines and tools that hide optional ones or freeze them
+            (docs/engines.md). `Session` passes what is left out itself.
 
     Returns:
         The metadata that was written into the file.
 
     Raises:
         ExportError: `model` holds no BNLSTM or cannot be exported, an argument is out of range,
-            the form is not exact for a layer, or an axis that must be dynamic came out fixed.
+            the form is not exact for a layer, an axis that must be dynamic came out fixed, or the
+            initial state was trained and is to be required.
         InputError: The file exists, or cannot be written.
         FoldError: Statistics or weights cannot be folded, or the tolerance is negative.
     """
@@ -139,6 +144,8 @@ def export(
     dtype_name = str(dtype).removeprefix("torch.")
     request = Request(form, folding, target, length, dtype_name)
     layers = recurrent_layers(model)
+    if state not in (OPTIONAL, REQUIRED):
+        raise ExportError(f"state is {state!r}; pass {OPTIONAL} or {REQUIRED}")
     _check_stored(weights, activations, dtype)
     if calibration is not None and weights != INT8:
         raise ExportError(
@@ -179,7 +186,9 @@ def export(
         for entry, module in zip(layers, modules, strict=True)
         for name in ("initial_h", "initial_c")
     }
-    state = [state_input(name, left, initial) for name in lifted.accepts]
+    given = [state_input(name, left, initial) for name in lifted.accepts]
+    if state == REQUIRED:
+        _check_starts_from_zero(given)
     results = result_names(len(outputs), output_names, layers, lifted.accepts)
     metadata = Metadata(
         checkpoint_sha256=state_sha256(model),
@@ -197,14 +206,24 @@ def export(
         pads=of_outputs is not None,
         time_axes=of_inputs | {results[i]: axis for i, axis in (of_outputs or {}).items()},
         inlined=inline,
+        state=state,
     )
-    flat = _Flat(lifted, len(own), [i.name for i in state], dtype)
-    graph = _trace(flat, [*own, *state], results, opset)
-    defaults = {i.name: i.default for i in state if i.default is not None}
+    flat = _Flat(lifted, len(own), [i.name for i in given], dtype)
+    graph = _trace(flat, [*own, *given], results, opset)
+    defaults = {i.name: i.default for i in given if i.default is not None and state == OPTIONAL}
     proto = finish(graph, metadata, defaults)
     with replacing(path, force=force) as temporary:
         temporary.write_bytes(serialize(proto))
     return metadata
+
+
+def _check_starts_from_zero(given: Sequence[GraphInput]) -> None:
+    for value in given:
+        if not value.name.endswith("lengths") and value.default is not None and value.default.any():
+            raise ExportError(
+                f"{value.name!r} is what the model learned to start from, and a required input has "
+                "no place for it; leave it optional"
+            )
 
 
 def _check_stored(weights: str | None, activations: str | None, dtype: torch.dtype) -> None:

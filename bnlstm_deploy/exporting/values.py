@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnlstm_deploy.errors import ExportError
-from bnlstm_deploy.metadata import RecurrentLayers
+from bnlstm_deploy.metadata import NO_LENGTH, RecurrentLayers
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.signature import BATCH, TIME
-
-NO_LENGTH = 2**63 - 1
-"""What the graph's input `lengths` is when left out: every stream is as long as the input."""
 
 DynamicShapes = Sequence[Mapping[int, str]]
 """For each input, the names of its dynamic axes."""

@@ -78,6 +78,11 @@ class Binding:
             self._inputs = {value.name: self._buffer(value) for value in session.inputs}
             for name in self.lengths:
                 self._inputs[name] = Buffer((batch,), np.dtype(np.int64), session.device)
+            for name, array in session.absent.items():
+                if name not in self._inputs:
+                    buffer = Buffer(array.shape, array.dtype, session.device)
+                    buffer.write(array)
+                    self._inputs[name] = buffer
             self._outputs = {value.name: self._buffer(value) for value in session.outputs}
             self._states = tuple(
                 {v.name: self._buffer(v, staged=False) for v in session.state_outputs}

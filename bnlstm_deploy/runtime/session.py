@@ -8,7 +8,7 @@ import onnxruntime as ort
 
 from bnlstm_deploy.dtypes import BY_ONNXRUNTIME
 from bnlstm_deploy.errors import RuntimeSessionError
-from bnlstm_deploy.metadata import Metadata
+from bnlstm_deploy.metadata import REQUIRED, Metadata
 from bnlstm_deploy.runtime.binding import Binding
 from bnlstm_deploy.runtime.device import Device, using
 from bnlstm_deploy.runtime.inputs import check_feeds
@@ -52,6 +52,7 @@ class Session:
         signature: Its inputs and outputs, and how a call becomes arrays by name.
         inputs: The model's own inputs, in order.
         state_inputs: The optional inputs: initial states, lengths, start steps.
+        absent: What is passed for those that are left out, where the file requires them.
         outputs: The model's own outputs, in order.
         state_outputs: Final states and next steps.
         providers: The active providers, in order.
@@ -106,6 +107,8 @@ class Session:
         )
         self.inputs, self.state_inputs = self.signature.inputs, self.signature.state_inputs
         self.outputs, self.state_outputs = self.signature.outputs, self.signature.state_outputs
+        required = self.metadata.state == REQUIRED
+        self.absent = {v.name: v.absent() for v in self.state_inputs} if required else {}
         self.providers: tuple[str, ...] = tuple(self.raw.get_providers())
 
     def __call__(
@@ -176,7 +179,9 @@ class Session:
         names = [value.name for value in (*self.outputs, *self.state_outputs)]
         try:
             with using(self.device):
-                arrays = self.raw.run(names, dict(feeds), None if keep_memory else _giving_back())
+                arrays = self.raw.run(
+                    names, {**self.absent, **feeds}, None if keep_memory else _giving_back()
+                )
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise RuntimeSessionError(f"ONNX Runtime failed: {str(error).strip()}") from error
         return dict(zip(names, arrays, strict=True))

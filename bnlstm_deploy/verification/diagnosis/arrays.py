@@ -13,11 +13,10 @@ from torch import nn
 from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import FoldError
 from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM
-from bnlstm_deploy.exporting.values import NO_LENGTH
 from bnlstm_deploy.folding import FoldedDirection
 from bnlstm_deploy.folding.calibrate import LARGEST
 from bnlstm_deploy.folding.folded import FLOATS
-from bnlstm_deploy.metadata import Metadata
+from bnlstm_deploy.metadata import NO_LENGTH, Metadata
 from bnlstm_deploy.verification.diagnosis.places import ARRAYS, Place, bnlstms
 from bnlstm_deploy.verification.measuring.approximation import approximation_in
 

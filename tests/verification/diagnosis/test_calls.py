@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnlstm_deploy.exporting.values import NO_LENGTH
+from bnlstm_deploy.metadata import NO_LENGTH
 from tests.verification.diagnosis.faults import H, N, T, run_diagnosis, with_array
 
 
