@@ -2,11 +2,14 @@
 
 import json
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -36,14 +39,25 @@ def bench(
     ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each size.", min=0)] = 1.0,
     json_report: JsonReport = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE.html",
+            help="Also draw latency over streams and timesteps, beside that of the function body "
+            "and of ONNX Runtime's LSTM operator of the same sizes, which normalizes nothing.",
+        ),
+    ] = None,
 ) -> None:
     """Measure latency and throughput over batch sizes and lengths.
 
     Example: bnlstm-deploy bench digits.onnx -b 1 -b 32 -t 64
     """
     console = make_console()
-    if json_report is not None:
-        check_writable(json_report, force=True, inputs=(model,))
+    for path in (json_report, html):
+        if path is not None:
+            check_writable(path, force=True, inputs=(model,))
+    if html is not None:  # if an extra is missing, say so before the work and not after
+        from bnlstm_deploy.pages import latency  # noqa: F401
     session = running.open(model)
     batches = batch_size or [1, 32]
     lengths = length or [session.metadata.length or session.metadata.steps]
@@ -78,6 +92,50 @@ def bench(
         }
         with replacing(json_report) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n")
+    if html is not None:
+        _draw(console, model, running, session, sizes, rows, seconds, html)
+
+
+def _draw(
+    console: Console,
+    model: Path,
+    running: Running,
+    session: "Session",
+    sizes: list[tuple[int, int]],
+    rows: list[dict[str, float]],
+    seconds: float,
+    html: Path,
+) -> None:
+    """Measure the peers, and write the page."""
+    from bnlstm_deploy.cli.peers import lstm_operator
+    from bnlstm_deploy.pages.document import Content, write_page
+    from bnlstm_deploy.pages.latency import draw_latency
+
+    peers = {str(session.native) if session.native else "function body": rows}
+    with lstm_operator(session.metadata) as lstm:
+        others = {"function body": model} if session.native else {}
+        if lstm is not None:
+            others["LSTM operator"] = lstm
+        for name, path in others.items():
+            peer = replace(running, native=False).open(path)
+            peers[name] = [
+                measure(peer, batch, steps, seconds)
+                for batch, steps in track(sizes, name, console=console, transient=True)
+            ]
+    lead = (
+        f"{session.metadata.numbers}, on {session.providers[0]}, {session.native}; medians, each "
+        f"of {seconds:g} s."
+    )
+    facts = {
+        f"{row['batch_size']:.0f} streams, {row['length']:.0f} timesteps, {name}": (
+            f"{row['median_ms']:.3f} ms, p99 {row['p99_ms']:.3f} ms, "
+            f"{row['streams_per_s']:.0f} streams/s"
+        )
+        for name, measured in peers.items()
+        for row in measured
+    }
+    figures = list(draw_latency(peers))
+    write_page(Content(f"Latency of {model.name}", lead, figures, facts), html)
 
 
 def measure(session: "Session", batch: int, steps: int, seconds: float) -> dict[str, float]:

@@ -9,10 +9,11 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from bnlstm_deploy.atomic import check_writable
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import load
 from bnlstm_deploy.cli.options import Reading
-from bnlstm_deploy.errors import RuntimeSessionError
+from bnlstm_deploy.errors import InputError, RuntimeSessionError
 
 if TYPE_CHECKING:
     from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
@@ -25,6 +26,13 @@ def inspect(
     ],
     reading: Reading,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PAGE.html",
+            help="Of a checkpoint: also draw its statistics over time, as heat maps by gate.",
+        ),
+    ] = None,
 ) -> None:
     """Show what a checkpoint or an exported file holds.
 
@@ -34,7 +42,15 @@ def inspect(
 
     Example: bnlstm-deploy inspect models/permuted-digits
     """
-    facts = _graph(file) if file.suffix == ".onnx" else _checkpoint(file, reading)
+    is_graph = file.suffix == ".onnx"
+    if html is not None:
+        if is_graph:
+            raise InputError(
+                f"{file} has its statistics folded, of which --html draws the means and variances; "
+                "pass the checkpoint"
+            )
+        check_writable(html, force=True, inputs=(file,))
+    facts = _graph(file) if is_graph else _checkpoint(file, reading, html)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -93,7 +109,7 @@ def _graph(path: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoint(path: Path, reading: Reading) -> dict[str, Any]:
+def _checkpoint(path: Path, reading: Reading, html: Path | None) -> dict[str, Any]:
     from bnlstm_deploy.checkpoint import state_sha256
     from bnlstm_deploy.folding.health import warnings
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
@@ -102,7 +118,7 @@ def _checkpoint(path: Path, reading: Reading) -> dict[str, Any]:
     assert isinstance(model, BNLSTM | BNLSTMModel)
     rnn = model.rnn if isinstance(model, BNLSTMModel) else model
     head = f"{model.head}, {model.pooling}" if isinstance(model, BNLSTMModel) else "none"
-    return {
+    facts: dict[str, Any] = {
         "checkpoint": {
             "path": str(path),
             "layout": "native" if imported is None else imported.layout.name,
@@ -125,6 +141,18 @@ def _checkpoint(path: Path, reading: Reading) -> dict[str, Any]:
         "statistics": _statistics(rnn),
         "warnings": warnings(rnn),
     }
+    if html is not None:
+        from bnlstm_deploy.pages.document import Content, write_page
+        from bnlstm_deploy.pages.heat_maps import draw_statistics
+
+        lead = (
+            f"{_join(rnn.normalize)} normalized, {rnn.num_layers} layers of {rnn.hidden_size}, "
+            f"statistics of {rnn.max_length} timesteps."
+        )
+        figures = list(draw_statistics(rnn))
+        known = facts["checkpoint"]
+        write_page(Content(f"Statistics of {path}", lead, figures, known, facts["warnings"]), html)
+    return facts
 
 
 def _statistics(rnn: "BNLSTM") -> list[dict[str, Any]]:

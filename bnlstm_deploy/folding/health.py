@@ -1,6 +1,6 @@
 """Population statistics that look wrong."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,22 +40,28 @@ def warnings(module: "BNLSTM") -> list[str]:
     return found
 
 
-def _of_norm(norm: "StepwiseBatchNorm") -> list[str]:
-    found = []
+class Marks(NamedTuple):
+    """The folded scale of one normalization, and where its statistics look wrong."""
+
+    scale: NDArray[np.float64]
+    """(S, F), |gamma| / sqrt(var + eps)."""
+    unseen: NDArray[np.bool_]
+    """(S,), timesteps that training never reached."""
+    decayed: NDArray[np.bool_]
+    """(S, F), variances that are 0 after step 0."""
+    huge: NDArray[np.bool_]
+    """(S, F), scales above HUGE_SCALE after step 0."""
+
+
+def marks(norm: "StepwiseBatchNorm") -> Marks:
+    """Find where the statistics of a normalization look wrong.
+
+    Raises:
+        FoldError: They are negative or not finite.
+    """
     steps = norm.max_length
     unseen = (norm.num_batches_tracked == 0).numpy()
-    if unseen.any():
-        found.append(
-            f"steps {_ranges(unseen)} of {steps} were never visited in training and have their "
-            "initial statistics, mean 0 and variance 1; recalibrate on sequences that reach them"
-        )
     later = np.arange(steps) > (0 if steps > 1 else -1)
-    decayed = _decayed(norm) & (later & ~unseen)[:, None]
-    if decayed.any():
-        found.append(
-            f"the variance of {int(decayed.any(axis=0).sum())} features is 0 at steps "
-            f"{_ranges(decayed.any(axis=1))}; the feature was constant in training there"
-        )
     scale = np.abs(
         affine(
             norm.running_mean.double().numpy(),
@@ -64,9 +70,26 @@ def _of_norm(norm: "StepwiseBatchNorm") -> list[str]:
             gamma=norm.weight.detach().double().numpy(),
         ).scale
     )
-    huge = (scale > HUGE_SCALE) & later[:, None]
+    decayed = _decayed(norm) & (later & ~unseen)[:, None]
+    return Marks(scale, unseen, decayed, (scale > HUGE_SCALE) & later[:, None])
+
+
+def _of_norm(norm: "StepwiseBatchNorm") -> list[str]:
+    found = []
+    scale, unseen, decayed, huge = marks(norm)
+    steps = len(unseen)
+    if unseen.any():
+        found.append(
+            f"steps {_ranges(unseen)} of {steps} were never visited in training and have their "
+            "initial statistics, mean 0 and variance 1; recalibrate on sequences that reach them"
+        )
+    if decayed.any():
+        found.append(
+            f"the variance of {int(decayed.any(axis=0).sum())} features is 0 at steps "
+            f"{_ranges(decayed.any(axis=1))}; the feature was constant in training there"
+        )
     if huge.any():
-        largest = scale[later].max()
+        largest = scale[huge].max()
         found.append(
             f"the folded scale reaches {largest:.3g} at steps {_ranges(huge.any(axis=1))}; "
             "rounding errors grow by as much"

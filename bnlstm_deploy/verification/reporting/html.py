@@ -5,17 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bnlstm_deploy.atomic import replacing
-from bnlstm_deploy.extras import require
+from bnlstm_deploy.pages.document import environment, write
 from bnlstm_deploy.verification.judging.comparison import SENSITIVE, Comparison, largest
 from bnlstm_deploy.verification.judging.report import ALGEBRA_LIMIT, MORE, Report
 from bnlstm_deploy.verification.measuring.backend import Backend
-
-require("jinja2", extra="report")
-
-import jinja2  # noqa: E402
-
-from bnlstm_deploy.verification.reporting import plots  # noqa: E402
+from bnlstm_deploy.verification.reporting import plots
 
 SHOWN = 12
 """Comparisons that passed, the closest to their budgets."""
@@ -34,28 +28,20 @@ def write_html(report: Report, path: str | Path) -> None:
     Raises:
         InputError: The folder does not exist, or cannot be written to.
     """
-    page = _page(report)
-    with replacing(Path(path)) as temporary:
-        # the name of a file may hold what is not Unicode
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write(_page(report), Path(path))
 
 
 def _page(report: Report) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bnlstm_deploy.verification.reporting"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"columns": _columns, "number": _number, "sci": _sci, "times": _times}
-    environment.filters["words"] = lambda key: str(key).replace("_", " ")
-    environment.tests["rows"] = lambda value: bool(_columns(value))
+    templates = environment("bnlstm_deploy.verification.reporting")
+    templates.filters |= {"columns": _columns, "number": _number, "sci": _sci, "times": _times}
+    templates.filters["words"] = lambda key: str(key).replace("_", " ")
+    templates.tests["rows"] = lambda value: bool(_columns(value))
     rows = _judged(report)
     shown = rows[: min(len(report.failures), SHOWN_FAILURES) + SHOWN]
     versions = [f"{name} {report.environment.get(name, 'unknown')}" for name in VERSIONS]
     scales = [entry for entry in report.scales if entry.input]
     worst = report.worst
-    return environment.get_template("report.html").render(
+    return templates.get_template("report.html").render(
         report=report,
         meta=report.metadata,
         file=report.environment.get("file", "the exported file"),

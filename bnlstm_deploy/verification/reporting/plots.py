@@ -10,11 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bnlstm_deploy.extras import require
-from bnlstm_deploy.verification.judging.comparison import Curve, Scales
-from bnlstm_deploy.verification.judging.cost import Cost
-from bnlstm_deploy.verification.measuring.backend import Backend
-from bnlstm_deploy.verification.measuring.search import WorstInput
-from bnlstm_deploy.verification.reporting.svg import (
+from bnlstm_deploy.pages.svg import (
     BAD,
     FIFTH,
     FIRST,
@@ -27,6 +23,10 @@ from bnlstm_deploy.verification.reporting.svg import (
     page_style,
     render,
 )
+from bnlstm_deploy.verification.judging.comparison import Curve, Scales
+from bnlstm_deploy.verification.judging.cost import Cost
+from bnlstm_deploy.verification.measuring.backend import Backend
+from bnlstm_deploy.verification.measuring.search import WorstInput
 
 require("matplotlib", extra="report")
 

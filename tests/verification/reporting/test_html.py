@@ -228,8 +228,8 @@ def test_a_folder_that_is_not_there(measured, tmp_path):
 
 
 def test_without_matplotlib(monkeypatch):
-    for module in ("plots", "svg"):
-        monkeypatch.delitem(sys.modules, f"bnlstm_deploy.verification.reporting.{module}")
+    for module in ("verification.reporting.plots", "pages.svg"):
+        monkeypatch.delitem(sys.modules, f"bnlstm_deploy.{module}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'bnlstm-deploy\[report\]'"):
         __import__("bnlstm_deploy.verification.reporting.plots")

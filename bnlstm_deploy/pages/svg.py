@@ -44,10 +44,10 @@ STYLE = {
 
 
 @contextmanager
-def page_style(plot: str) -> Iterator[None]:
+def page_style(plot: str, **changes: object) -> Iterator[None]:
     """Draw in the style of the page, whatever the user's own settings are."""
     # ids are the page's: with a salt of its own, no plot has those of another
-    styles: list[Any] = ["default", STYLE | {"svg.hashsalt": plot}]
+    styles: list[Any] = ["default", STYLE | {"svg.hashsalt": plot} | changes]
     with matplotlib.style.context(styles), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
         yield

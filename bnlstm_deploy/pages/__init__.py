@@ -1,0 +1,1 @@
+"""Pages of plots: HTML without outside resources, for screens and for paper."""
