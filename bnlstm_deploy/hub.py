@@ -4,7 +4,10 @@ A repository, or a folder of that shape, holds config.json and model.safetensors
 as well; model.onnx, checked against them; and a card of measured facts.
 """
 
+import platform
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 from bnlstm_deploy import nn
@@ -14,52 +17,25 @@ from bnlstm_deploy.extras import require
 
 require("huggingface_hub", extra="hub")
 
-from huggingface_hub import ModelHubMixin, snapshot_download  # noqa: E402
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: E402
+from huggingface_hub import ModelCard, ModelHubMixin  # noqa: E402
 
+from bnlstm_deploy.cli.bench import measure  # noqa: E402
+from bnlstm_deploy.download import download  # noqa: E402
 from bnlstm_deploy.exporting import export  # noqa: E402
+from bnlstm_deploy.runtime import Session  # noqa: E402
 from bnlstm_deploy.verification import record, verify  # noqa: E402
 
 ONNX = "model.onnx"
 CARD = "README.md"
-
-
-def download(
-    model_id: str | Path,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-) -> Path:
-    """Return the folder of a model: a local one, or that of a hub id, downloaded if need be.
-
-    Raises:
-        InputError: No such folder, and no such repository within reach.
-    """
-    folder = Path(model_id)
-    if folder.is_dir():
-        return folder
-    try:
-        found = snapshot_download(
-            str(model_id),
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            allow_patterns=["config.json", "model.safetensors", ONNX, CARD],
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise InputError(
-            f"{model_id} is no folder, and the hub gives none by that id: {str(error).strip()}"
-        ) from error
-    return Path(found)
+SECONDS = 0.3
+"""For measuring what a timestep costs."""
 
 
 class _Hub(ModelHubMixin, library_name="bnlstm-deploy", license="apache-2.0"):
     """Saving and loading, shared by both classes."""
+
+    _measured: Mapping[str, str] = MappingProxyType({})
+    """For the card: what saving measured."""
 
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, nn.BNLSTM | nn.BNLSTMModel)
@@ -71,17 +47,37 @@ class _Hub(ModelHubMixin, library_name="bnlstm-deploy", license="apache-2.0"):
             path.unlink()
             raise InputError(f"{path} does not compute what the model computes: {report}")
         record(report, path)
+        session = Session(path, intra_op_num_threads=1)
+        time = metadata.length or metadata.steps
+        cost = measure(session, 1, time, SECONDS)["us_per_timestep"]
         size = (save_directory / "model.safetensors").stat().st_size
-        (save_directory / CARD).write_text(
+        self._measured = {
+            "model.safetensors": f"{size / 1e6:.2f} MB",
+            ONNX: f"{path.stat().st_size / 1e6:.2f} MB, {metadata.numbers}, form "
+            f"{metadata.form}, {metadata.steps} steps of statistics",
+            "verified": str(report),
+            "a timestep": f"{cost:.1f} us, of one stream over {time}, on one thread of "
+            f"{platform.machine()}, {session.native}",
+        }
+        (save_directory / CARD).unlink(missing_ok=True)  # of what was saved before
+
+    def generate_model_card(self, metrics: Mapping[str, object] | None = None) -> ModelCard:
+        """Return a card of measured facts.
+
+        Args:
+            metrics: What you measured, such as the accuracy on a test set, by name: in
+                `save_pretrained(folder, model_card_kwargs={"metrics": {"test accuracy": 0.98}})`.
+        """
+        assert isinstance(self, nn.BNLSTM | nn.BNLSTMModel)
+        facts = {"parameters": f"{sum(p.numel() for p in self.parameters()):,}"}
+        facts |= {name: str(value) for name, value in (metrics or {}).items()}
+        rows = "".join(
+            f"| {name} | {fact} |\n" for name, fact in {**facts, **self._measured}.items()
+        )
+        return ModelCard(
             "---\nlicense: apache-2.0\nlibrary_name: bnlstm-deploy\ntags: [bn-lstm, onnx]\n---\n"
             f"# {type(self).__name__}\n\nA batch-normalized LSTM (Cooijmans et al. 2016, arXiv "
-            f"1603.09025).\n\n    {self}\n\n"
-            "| | |\n|---|---|\n"
-            f"| parameters | {sum(p.numel() for p in self.parameters()):,} |\n"
-            f"| model.safetensors | {size / 1e6:.2f} MB |\n"
-            f"| {ONNX} | {path.stat().st_size / 1e6:.2f} MB, {metadata.numbers}, form "
-            f"{metadata.form}, {metadata.steps} steps of statistics |\n"
-            f"| verified | {report} |\n"
+            f"1603.09025).\n\n    {self}\n\n| | |\n|---|---|\n{rows}"
         )
 
     @classmethod

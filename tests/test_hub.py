@@ -1,6 +1,9 @@
 """The hub's mixin, on folders and on a cache of the hub's shape: nothing is fetched."""
 
 import shutil
+import subprocess
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ import torch
 
 import bnlstm_deploy
 from bnlstm_deploy import Session, hub, nn
-from bnlstm_deploy.errors import InputError
+from bnlstm_deploy.cli.serve import _found
+from bnlstm_deploy.download import download, local
+from bnlstm_deploy.errors import InputError, MissingExtraError
 from tests.models import randomize
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -20,7 +25,10 @@ def folder(tmp_path_factory):
     rnn = randomize(nn.BNLSTM(2, 4, max_length=3, batch_first=True))
     model = hub.BNLSTMModel(rnn, 3)
     folder = tmp_path_factory.mktemp("hub") / "model"
-    model.save_pretrained(folder)
+    (folder / "README.md").parent.mkdir()
+    (folder / "README.md").write_text("of another model")
+    metrics = {"test accuracy": 0.875}
+    model.save_pretrained(folder, model_card_kwargs={"metrics": metrics})
     return folder
 
 
@@ -56,6 +64,9 @@ def test_layers_without_a_head(tmp_path):
 
 def test_the_card_has_what_was_measured(folder):
     card = (folder / "README.md").read_text()
+    assert "another model" not in card
+    assert "| test accuracy | 0.875 |" in card
+    assert "us, of one stream over 3, on one thread" in card
     model = bnlstm_deploy.load(folder)
     assert f"| {sum(p.numel() for p in model.parameters()):,} |" in card
     assert "PASSED" in card or "passed" in card
@@ -83,3 +94,48 @@ def test_the_wrong_class_is_named(folder):
 def test_what_the_config_says_cannot_be_changed(folder):
     with pytest.raises(InputError, match="hidden_size"):
         hub.BNLSTMModel.from_pretrained(folder, hidden_size=5)
+
+
+@pytest.fixture
+def offline(cache, monkeypatch):
+    """The cache as that of this machine, which has no network."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return cache
+
+
+def test_convert_takes_a_hub_id(offline, folder, tmp_path):
+    command = [sys.executable, "-m", "bnlstm_deploy", "convert", "hf:someone/digits"]
+    command += ["-o", tmp_path / "m.onnx", "--no-verify"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    x = np.ones((1, 4, 2), np.float32)
+    found, expected = (Session(p)(x)[0] for p in (tmp_path / "m.onnx", folder / "model.onnx"))
+    np.testing.assert_array_equal(found, expected)
+    command[4], command[6] = "hf:someone/else", tmp_path / "other.onnx"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "someone/else is no folder, and the hub gives none by that id" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_takes_a_hub_id(cache, monkeypatch):
+    monkeypatch.setattr("bnlstm_deploy.cli.serve.local", partial(found_in, cache))
+    assert _found("digits.onnx") == "digits.onnx"
+    file = cache / "models--someone--digits" / "snapshots" / COMMIT / "model.onnx"
+    assert _found("hf:someone/digits") == f"digits={file}"
+    assert _found("mine=hf:someone/digits@main") == f"mine={file}"
+    file.unlink()
+    with pytest.raises(InputError, match=r"has no model\.onnx; save it"):
+        _found("hf:someone/digits")
+
+
+def found_in(cache, path):
+    model_id, _, revision = path.removeprefix("hf:").partition("@")
+    return download(model_id, revision=revision or None, cache_dir=cache, local_files_only=True)
+
+
+def test_without_huggingface_hub(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"bnlstm-deploy\[hub\]"):
+        local("hf:someone/digits")

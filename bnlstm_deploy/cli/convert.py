@@ -1,11 +1,12 @@
 """bnlstm-deploy convert."""
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +16,14 @@ from rich.table import Table
 from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import load
-from bnlstm_deploy.cli.options import Budget, Force, OptionalCheckpoint, OwnModel, Reading
+from bnlstm_deploy.cli.options import (
+    Budget,
+    Force,
+    JsonReport,
+    OptionalCheckpoint,
+    OwnModel,
+    Reading,
+)
 from bnlstm_deploy.cli.sequences import minibatches
 from bnlstm_deploy.errors import InputError
 
@@ -182,6 +190,7 @@ def convert(
             help="Make the file, say what it is and what a timestep costs here, and throw it away.",
         ),
     ] = False,
+    json_report: JsonReport = None,
     force: Force = False,
 ) -> None:
     """Fold a checkpoint and export it to ONNX.
@@ -208,6 +217,9 @@ def convert(
     for path in files:
         inputs = (checkpoint, check, calibrate, *reading.files, own.inputs)
         check_writable(path, force=force or dry_run, inputs=inputs)
+    if json_report is not None:
+        check_writable(json_report, force=True, inputs=(checkpoint, *files))
+    facts: list[dict[str, Any]] = []
     if calibrate is not None and weights != Weights.int8:
         raise InputError("--calibrate is for --weights int8; pass that, too, or leave it out")
     loaded = load(console, checkpoint, reading, own)
@@ -238,8 +250,10 @@ def convert(
                     inline=inline,
                     state=state.value,
                 )
+            facts.append(_facts(path, temporary, metadata))
             if dry_run:
-                _tell(console, path, temporary, metadata)
+                facts[-1] |= _cost(temporary, metadata)
+                _tell(console, facts[-1])
                 continue
             if verify:
                 # the search is for `verify`, which one runs when there is time
@@ -248,11 +262,15 @@ def convert(
                 if not report.passed:
                     raise typer.Exit(1)
                 record(report, temporary)
+            facts[-1] |= {"bytes": temporary.stat().st_size}
         console.print(
             f"Wrote {path}: {path.stat().st_size / 1e6:.2f} MB, {metadata.numbers}, "
             f"form {metadata.form}, {metadata.folding}, {metadata.steps} steps of statistics"
         )
         console.print(f"Form {metadata.form}: {metadata.reason}")
+    if json_report is not None:
+        with replacing(json_report) as temporary:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 @contextlib.contextmanager
@@ -262,26 +280,46 @@ def _nowhere() -> Iterator[Path]:
         yield Path(folder) / "model.onnx"
 
 
-def _tell(console: Console, path: Path, written: Path, metadata: "Metadata") -> None:
-    """Print what would be written, and what it costs where this runs."""
+def _facts(path: Path, written: Path, metadata: "Metadata") -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "bytes": written.stat().st_size,
+        "numbers": metadata.numbers,
+        "form": metadata.form,
+        "folding": metadata.folding,
+        "reason": metadata.reason,
+        "steps": metadata.steps,
+        "length": metadata.length,
+    }
+
+
+def _cost(written: Path, metadata: "Metadata") -> dict[str, Any]:
+    """Return where a file runs on this machine, and what a timestep costs there."""
     from bnlstm_deploy.cli.bench import measure
     from bnlstm_deploy.errors import RuntimeSessionError
     from bnlstm_deploy.runtime import Session
 
-    table = Table(title=f"would write {path}", show_header=False, show_edge=False)
-    table.add_row("size", f"{written.stat().st_size / 1e6:.2f} MB")
-    table.add_row("numbers", metadata.numbers)
-    table.add_row("form", f"{metadata.form}, {metadata.folding}: {metadata.reason}")
-    table.add_row("steps of statistics", str(metadata.steps))
     try:
         session = Session(written, intra_op_num_threads=1)
     except RuntimeSessionError as error:
-        table.add_row("runs here", f"no: {error}")
-    else:
-        time = metadata.length or metadata.steps
-        cost = measure(session, 1, time, DRY_SECONDS)["us_per_timestep"]
-        table.add_row("runs here", f"on {session.providers[0]}, {session.native}")
-        table.add_row("a timestep", f"{cost:.1f} us, of one stream over {time}, on one thread")
+        return {"runs_here": f"no: {error}"}
+    time = metadata.length or metadata.steps
+    cost = measure(session, 1, time, DRY_SECONDS)["us_per_timestep"]
+    where = f"on {session.providers[0]}, {session.native}"
+    return {"runs_here": where, "timesteps": time, "us_per_timestep": cost}
+
+
+def _tell(console: Console, facts: dict[str, Any]) -> None:
+    """Print what would be written, and what it costs where this runs."""
+    table = Table(title=f"would write {facts['file']}", show_header=False, show_edge=False)
+    table.add_row("size", f"{facts['bytes'] / 1e6:.2f} MB")
+    table.add_row("numbers", facts["numbers"])
+    table.add_row("form", f"{facts['form']}, {facts['folding']}: {facts['reason']}")
+    table.add_row("steps of statistics", str(facts["steps"]))
+    table.add_row("runs here", facts["runs_here"])
+    if "us_per_timestep" in facts:
+        cost = f"{facts['us_per_timestep']:.1f} us, of one stream over {facts['timesteps']}"
+        table.add_row("a timestep", f"{cost}, on one thread")
     console.print(table)
     console.print("Nothing was written.")
 

@@ -1,5 +1,6 @@
 """bnlstm-deploy layouts."""
 
+import json
 from typing import Annotated
 
 import typer
@@ -16,24 +17,37 @@ layouts = typer.Typer(
 
 
 @layouts.callback()
-def list_layouts(context: typer.Context) -> None:
+def list_layouts(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
     """List the known layouts of checkpoints, or show one of them."""
     if context.invoked_subcommand is not None:
         return
     from bnlstm_deploy.checkpoint import shipped_layouts
 
+    rows = [
+        {
+            "layout": layout.name,
+            "also": layout.aliases,
+            "checkpoints of": layout.title,
+            "gates": layout.weights.gates,
+            "eps": sorted({norm.eps for norm in layout.normalization.values() if norm.applied}),
+        }
+        for layout in shipped_layouts().values()
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
     table = Table(show_edge=False)
-    for column in ("layout", "also", "checkpoints of", "gates", "eps"):
+    for column in rows[0]:
         table.add_column(column, overflow="fold")
-    for layout in shipped_layouts().values():
-        eps = sorted({norm.eps for norm in layout.normalization.values() if norm.applied})
-        table.add_row(
-            layout.name,
-            ", ".join(layout.aliases),
-            layout.title,
-            layout.weights.gates,
-            ", ".join(f"{value:g}" for value in eps),
+    for row in rows:
+        cells = (
+            value if isinstance(value, str) else ", ".join(map(str, value))
+            for value in row.values()
         )
+        table.add_row(*cells)
     make_console().print(table)
 
 

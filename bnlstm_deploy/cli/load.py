@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 
 from bnlstm_deploy.cli.options import OwnModel, Reading
+from bnlstm_deploy.download import is_hub_id, local
 from bnlstm_deploy.errors import CheckpointError, InputError
 from bnlstm_deploy.npz import read_npz
 
@@ -51,6 +52,9 @@ def load(
         raise InputError("neither CHECKPOINT nor --model is given; pass one of them")
     if own.inputs is not None:
         raise InputError("--inputs belongs to --model; a checkpoint tells its input's shape")
+    if is_hub_id(checkpoint):
+        with console.status(f"Getting {checkpoint}"):
+            checkpoint = local(checkpoint)
     options: dict[str, Any] = vars(reading) | {
         "head": reading.head and reading.head.value,
         "batch_first": bool(reading.batch_first),

@@ -59,8 +59,8 @@ class HeadPooling(StrEnum):
 
 _CHECKPOINT = typer.Argument(
     metavar="CHECKPOINT",
-    help="A folder with config.json and model.safetensors, a state dict (.safetensors, .pt), or "
-    "arrays (.npz).",
+    help="A folder with config.json and model.safetensors, a state dict (.safetensors, .pt), "
+    "arrays (.npz), or hf:OWNER/NAME of the Hugging Face hub.",
 )
 Checkpoint = Annotated[Path, _CHECKPOINT]
 OptionalCheckpoint = Annotated[Path | None, _CHECKPOINT]

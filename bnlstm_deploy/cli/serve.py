@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bnlstm_deploy.cli.options import Running, ServerLimits, split
+from bnlstm_deploy.download import is_hub_id, local
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.extras import require
 
@@ -18,7 +19,8 @@ def serve(
         typer.Argument(
             metavar="[NAME=]MODEL.onnx...",
             help="Exported files, or folders of them: folder/*.onnx and "
-            "folder/NAME/VERSION/*.onnx, or NAME=folder with folder/VERSION/*.onnx.",
+            "folder/NAME/VERSION/*.onnx, or NAME=folder with folder/VERSION/*.onnx; or "
+            "hf:OWNER/NAME, the file of a model on the Hugging Face hub.",
         ),
     ],
     running: Running,
@@ -63,7 +65,7 @@ def serve(
 
     settings = Settings(Limits(**vars(limits)), read_token(token_file), local_names(host))
     options = Options(
-        models,
+        [_found(model) for model in models],
         settings,
         providers=tuple(split(running.providers)),
         threads=default_threads(workers) if running.threads is None else running.threads,
@@ -78,6 +80,20 @@ def serve(
         run(options)
     else:
         serve_workers(options)
+
+
+def _found(argument: str) -> str:
+    """Return an argument as it is, and that of a hub id as the file in its folder."""
+    name, _, path = argument.rpartition("=")
+    if not is_hub_id(path):
+        return argument
+    file = local(path) / "model.onnx"
+    if not file.exists():
+        raise InputError(
+            f"{path} has no model.onnx; save it with bnlstm_deploy.hub, or convert {path}"
+        )
+    called = path.rpartition("/")[2].partition("@")[0]
+    return f"{name or called}={file}"
 
 
 def default_threads(workers: int) -> int:

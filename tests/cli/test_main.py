@@ -274,13 +274,32 @@ def test_help_shows_defaults_that_are_words(arguments, words):
 
 def test_a_dry_run_says_what_it_would_write_and_writes_nothing(folder):
     before = sorted(folder.iterdir())
-    done = run(folder, "convert", "ck", "-o", "dry.onnx", "--dry-run")
+    done = run(folder, "convert", "ck", "-o", "dry.onnx", "--dry-run", "--json", "dry.json")
     assert done.returncode == 0
+    (facts,) = json.loads((folder / "dry.json").read_text())
+    (folder / "dry.json").unlink()
+    assert (facts["file"], facts["form"], facts["numbers"]) == ("dry.onnx", "scan", "float32")
+    assert facts["us_per_timestep"] > 0
+    assert facts["bytes"] > 0
     for part in ("would write dry.onnx", "MB", "float32", "scan, factored", "us, of one stream"):
         assert part in done.stdout
     assert sorted(folder.iterdir()) == before
     over = run(folder, "convert", "ck", "-o", "m.onnx", "--dry-run")  # what is there may stay
     assert over.returncode == 0
+
+
+def test_convert_writes_its_facts(folder):
+    done = run(folder, "convert", "ck", "-o", "facts.onnx", "--json", "facts.json")
+    assert done.returncode == 0
+    (facts,) = json.loads((folder / "facts.json").read_text())
+    assert facts["bytes"] == (folder / "facts.onnx").stat().st_size
+    for name in ("facts.onnx", "facts.json"):
+        (folder / name).unlink()
+
+
+def test_layouts_in_json(folder):
+    found = json.loads(run(folder, "layouts", "--json").stdout)
+    assert "jihunchoi" in [layout["layout"] for layout in found]
 
 
 def test_a_dry_run_says_why_a_file_cannot_run_here(folder):
