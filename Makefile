@@ -2,6 +2,7 @@
 # make test                lint, types and tests, in some minutes
 # make test-slow           the tests of whole programs, of every page's snippets, of clusters
 # make quick               the tests that a change most likely breaks, in under a minute
+# make docs                the site of docs/: site/, of its own files alone
 # make mutate              small faults in the core rooms, one at a time: which does no test notice?
 # make wheels              the wheel of every platform, built on this one and checked: dist/
 # make test-native-oldest  the native kernel on the oldest ONNX Runtime that is supported
@@ -36,7 +37,7 @@ QUICK := tests/nn tests/folding tests/checkpoint/test_own_format.py tests/test_p
 	tests/exporting/test_forms.py tests/exporting/test_scan.py tests/runtime/test_session.py \
 	tests/runtime/test_device.py tests/verification/judging/test_report.py tests/serve/test_merger.py
 
-.PHONY: demo test test-slow quick mutate wheels test-native-oldest honest soak fuzz test-cuda-stub test-kernels kernels test-gpu tune test-triton launches clean
+.PHONY: demo test test-slow quick docs mutate wheels test-native-oldest honest soak fuzz test-cuda-stub test-kernels kernels test-gpu tune test-triton launches clean
 
 demo: .venv/installed
 	$(BIN)/python -m tools.demo
@@ -53,6 +54,9 @@ test-slow: .venv/installed
 quick: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/pytest --numprocesses=auto --dist=worksteal $(QUICK)
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheels: .venv/installed
 	$(BIN)/python -m tools.wheels
