@@ -41,22 +41,24 @@ def model():
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory):
-    """A folder with the compiled program `native`, and a file, `model.onnx`."""
+    """A folder with the compiled programs, and a file, `model.onnx`."""
     folder = tmp_path_factory.mktemp("examples")
     (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
     # the name that programs look for; the wheel has the whole version in it
     (folder / "libonnxruntime.so.1").symlink_to(library)
     compiler = ["g++"] if shutil.which("g++") else [sys.executable, "-m", "ziglang", "c++"]
     options = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-I", HEADERS]
-    command = [*compiler, *options, EXAMPLES / "native.cpp", library, "-o", folder / "native"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for name in ("native", "stream"):
+        source = EXAMPLES / "cpp" / f"{name}.cpp"
+        command = [*compiler, *options, source, library, "-o", folder / name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
     export(model, folder / "model.onnx")
     return folder
 
 
-def run(folder, *arguments, **variables):
-    command = [folder / "native", *arguments]
+def run(folder, *arguments, program="native", **variables):
+    command = [folder / program, *arguments]
     environment = os.environ | {"LD_LIBRARY_PATH": str(folder)} | variables
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=60
@@ -88,6 +90,21 @@ def test_the_native_program_is_as_exact_as_the_training_model(model, folder, nat
     own = numbers(run(folder, folder / "model.onnx", library, *SIZES))
     error = np.abs(own - truth.numpy()).max()
     assert error <= 4 * (float32 - truth).abs().max().item()
+
+
+@on_linux
+@pytest.mark.parametrize("native", [True, False])
+def test_a_stream_in_cpp_is_that_of_a_session(folder, native):
+    library = library_path() if native else "-"
+    result = run(folder, folder / "model.onnx", library, *SIZES, program="stream")
+    assert result.returncode == 0, result.stderr
+    streamed = np.array(result.stdout.split(), np.float32).reshape(SHAPE[1], SHAPE[0], -1)
+    session = Session(folder / "model.onnx", native=native)
+    state, expected = None, []
+    for chunk in np.split(sawtooth(), SHAPE[1], axis=1):
+        output, state = session(chunk, state=state)
+        expected.append(output[:, 0])
+    np.testing.assert_array_equal(streamed, expected)
 
 
 @on_linux

@@ -1,4 +1,4 @@
-// What examples/native.cpp uses of ONNX Runtime's header of this name, which is in no wheel: the
+// What examples/cpp uses of ONNX Runtime's header of this name, which is in no wheel: the
 // functions of its table, which is append-only, at their places.
 #pragma once
 
