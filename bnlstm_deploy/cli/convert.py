@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 
 
+ORT_FILES = (".ort", ".required_operators_and_types.config")
+"""The ends of the names of what --ort adds."""
+
 DRY_SECONDS = 0.3
 """For measuring what a timestep costs."""
 
@@ -170,6 +173,14 @@ def convert(
             "--inline", help="Write no functions, for engines that know none (docs/engines.md)."
         ),
     ] = False,
+    ort: Annotated[
+        bool,
+        typer.Option(
+            "--ort",
+            help="Also write MODEL.ort, for minimal builds of ONNX Runtime, and the list of the "
+            "operators that such a build needs (docs/engines.md).",
+        ),
+    ] = False,
     state: Annotated[
         Needed,
         typer.Option(
@@ -214,7 +225,8 @@ def convert(
     console = make_console()
     dtypes = {str(known).removeprefix("torch."): known for known in DTYPES}
     files = _files(output, length or [])
-    for path in files:
+    beside = [path.with_suffix(suffix) for path in files for suffix in ORT_FILES if ort]
+    for path in (*files, *beside):
         inputs = (checkpoint, check, calibrate, *reading.files, own.inputs)
         check_writable(path, force=force or dry_run, inputs=inputs)
     if json_report is not None:
@@ -268,6 +280,11 @@ def convert(
             f"form {metadata.form}, {metadata.folding}, {metadata.steps} steps of statistics"
         )
         console.print(f"Form {metadata.form}: {metadata.reason}")
+        if ort:
+            from bnlstm_deploy.exporting.ort_format import write_ort
+
+            for written in write_ort(path, force=force):
+                console.print(f"Wrote {written}: {written.stat().st_size / 1e6:.2f} MB")
     if json_report is not None:
         with replacing(json_report) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n")
