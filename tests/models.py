@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -13,7 +13,7 @@ import torch
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.folding import fold
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 from tests.verification.quick import check
 
 RECORDED = Path(__file__).parents[2] / "shared" / "checkpoints"

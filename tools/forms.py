@@ -27,7 +27,7 @@ from rich.table import Table
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.nn.cell import NormPath
+from bnlstm_deploy.normalizations import NormPath
 from bnlstm_deploy.runtime import Session
 from tools import peers
 from tools.peers import MEGABYTE, Array, Run, Setup, Size

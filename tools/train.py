@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from bnlstm_deploy.checkpoint import save_checkpoint
 from bnlstm_deploy.errors import BnlstmError, CheckpointError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel, recalibrate
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 from tools import digits
 
 app = typer.Typer(add_completion=False)

@@ -11,7 +11,7 @@ from bnlstm_deploy.checkpoint.layout import Layout
 from bnlstm_deploy.checkpoint.match import Match
 from bnlstm_deploy.checkpoint.source import Array, NormArrays, Source
 from bnlstm_deploy.nn import BNLSTM, NormPath
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 
 Norms = dict[NormPath, NormArrays]
 

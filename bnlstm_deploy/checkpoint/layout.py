@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bnlstm_deploy.nn import NormPath
+from bnlstm_deploy.normalizations import NormPath
 
 PLACEHOLDERS = ("layer", "direction", "step", "norm", "gate")
 

@@ -6,9 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -20,6 +18,7 @@ from bnlstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from bnlstm_deploy.runtime import Session
+    from bnlstm_deploy.signature import Array
 
 WARM_UP = 3
 
@@ -140,6 +139,8 @@ def _draw(
 
 def measure(session: "Session", batch: int, steps: int, seconds: float) -> dict[str, float]:
     """Run random inputs of one size for so many seconds; return what it took."""
+    import numpy as np
+
     feeds = _random_feeds(session, batch, steps)
     for _ in range(WARM_UP):
         session.run(feeds)
@@ -161,11 +162,13 @@ def measure(session: "Session", batch: int, steps: int, seconds: float) -> dict[
     }
 
 
-def _random_feeds(session: "Session", batch: int, steps: int) -> dict[str, NDArray[np.generic]]:
+def _random_feeds(session: "Session", batch: int, steps: int) -> "dict[str, Array]":
     """Make standard normal inputs, and zeros for integer ones."""
+    import numpy as np
+
     generator = np.random.default_rng(0)
     axes = {"batch": batch, "time": steps}
-    feeds: dict[str, NDArray[np.generic]] = {}
+    feeds: dict[str, Array] = {}
     for value in session.inputs:
         shape = [axis if isinstance(axis, int) else axes.get(str(axis), 1) for axis in value.shape]
         array = generator.standard_normal(shape)

@@ -24,7 +24,6 @@ from bnlstm_deploy.cli.options import (
     OwnModel,
     Reading,
 )
-from bnlstm_deploy.cli.sequences import minibatches
 from bnlstm_deploy.errors import InputError
 
 if TYPE_CHECKING:
@@ -215,6 +214,7 @@ def convert(
 
     Example: bnlstm-deploy convert models/permuted-digits -o digits.onnx
     """
+    from bnlstm_deploy.cli.sequences import minibatches
     from bnlstm_deploy.cli.verify import run_check, show
     from bnlstm_deploy.exporting import export
     from bnlstm_deploy.exporting.export import DTYPES
@@ -281,7 +281,7 @@ def convert(
         )
         console.print(f"Form {metadata.form}: {metadata.reason}")
         if ort:
-            from bnlstm_deploy.exporting.ort_format import write_ort
+            from bnlstm_deploy.ort_format import write_ort
 
             for written in write_ort(path, force=force):
                 console.print(f"Wrote {written}: {written.stat().st_size / 1e6:.2f} MB")

@@ -239,8 +239,9 @@ def kserve(
 
 
 def _save_batch_first(model: Path, destination: Path, interface: "Interface") -> None:
-    require("onnx", extra="convert")
-    from bnlstm_deploy.exporting.batch_first import Port, batch_first
+    for module in ("onnx", "onnx_ir"):
+        require(module, extra="triton")
+    from bnlstm_deploy.batch_first import Port, batch_first
 
     inputs = [*interface.inputs, *(carried.input for carried in interface.carried)]
     outputs = [*interface.outputs, *(carried.output for carried in interface.carried)]

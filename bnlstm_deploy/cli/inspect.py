@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -165,6 +164,8 @@ def _statistics(rnn: "BNLSTM") -> list[dict[str, Any]]:
 
 
 def _health(norm: "StepwiseBatchNorm") -> dict[str, Any]:
+    import numpy as np
+
     from bnlstm_deploy.folding import affine
 
     mean, var = norm.running_mean.double().numpy(), norm.running_var.double().numpy()

@@ -12,7 +12,6 @@ from rich.console import Console
 from bnlstm_deploy.cli.options import OwnModel, Reading
 from bnlstm_deploy.download import is_hub_id, local
 from bnlstm_deploy.errors import CheckpointError, InputError
-from bnlstm_deploy.npz import read_npz
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,6 +104,8 @@ def read_arguments(model: "nn.Module", path: Path) -> "dict[str, NDArray[Any]]":
     Raises:
         InputError: The file cannot be read, or its arrays are no arguments of the model.
     """
+    from bnlstm_deploy.npz import read_npz
+
     arrays = read_npz(path)
     parameters = list(inspect.signature(model.forward).parameters)
     names = [name for name in parameters if name in arrays]

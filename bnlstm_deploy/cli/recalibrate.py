@@ -4,14 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.progress import track
 
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import load
 from bnlstm_deploy.cli.options import Checkpoint, Force, Reading
-from bnlstm_deploy.cli.sequences import check_axes, read_sequences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +45,11 @@ def recalibrate(
 
     Example: bnlstm-deploy recalibrate rnn.pt --data train.npz -o recalibrated
     """
+    import numpy as np
+
     from bnlstm_deploy.checkpoint import save_checkpoint
     from bnlstm_deploy.checkpoint.own_format import check_folder
+    from bnlstm_deploy.cli.sequences import check_axes, read_sequences
     from bnlstm_deploy.folding.health import warnings
     from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
     from bnlstm_deploy.nn import recalibrate as estimate

@@ -1,18 +1,17 @@
 """bnlstm-deploy run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.options import Force, Model, Running
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.npz import read_npz
-from bnlstm_deploy.signature import Signature
+
+if TYPE_CHECKING:
+    from bnlstm_deploy.signature import Array, Signature
 
 
 def run(
@@ -42,6 +41,10 @@ def run(
 
     Example: bnlstm-deploy run digits.onnx --input x.npz -o y.npz
     """
+    import numpy as np
+
+    from bnlstm_deploy.npz import read_npz
+
     if output.suffix != ".npz":
         raise InputError(f"--output is {output}; arrays are written as .npz, so name it so")
     check_writable(output, force=force, inputs=(model, input, state))
@@ -56,13 +59,15 @@ def run(
     make_console().print(f"Wrote {output}: {shapes}")
 
 
-def read_state(path: Path, signature: Signature) -> dict[str, NDArray[np.generic]]:
+def read_state(path: Path, signature: "Signature") -> "dict[str, Array]":
     """Return the state inputs that the outputs of the run before give.
 
     Raises:
         InputError: They are no outputs of this model, or lack a state; or no stream of the model
             can be continued.
     """
+    from bnlstm_deploy.npz import read_npz
+
     if not signature.streams:
         why = next(iter(signature.whole.values()), "a model that passes its BNLSTM a state itself")
         raise InputError(f"--state is given for {why}; run whole sequences, without it")

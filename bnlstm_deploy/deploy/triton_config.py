@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from bnlstm_deploy.deploy.pbtxt import Field, Word
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.metadata import Metadata
 
-if TYPE_CHECKING:  # it needs ONNX Runtime, which `bnlstm-deploy --help` does not
+if TYPE_CHECKING:  # they need numpy and ONNX Runtime, which `bnlstm-deploy --help` does not
     from bnlstm_deploy.deploy.interface import Carried, Interface, Tensor
+    from bnlstm_deploy.metadata import Metadata
 
 WARM_UP_STEPS = 8
 """T of the runs before the model is ready, where it is not fixed."""
@@ -102,7 +102,7 @@ class Options:
 def configuration(
     name: str,
     interface: "Interface",
-    metadata: Metadata,
+    metadata: "Metadata",
     options: Options,
     *,
     library: str | None = None,
@@ -225,7 +225,7 @@ def _warm_up(inputs: "Sequence[Tensor]", batch: int) -> Message:
 
 
 def _facts(
-    interface: "Interface", metadata: Metadata, options: Options, library: str | None
+    interface: "Interface", metadata: "Metadata", options: Options, library: str | None
 ) -> Message:
     """Return what `triton_model.py` has to know."""
     pads = metadata.pads and metadata.length is None

@@ -18,17 +18,11 @@ from bnlstm_deploy.nn.arguments import (
     check_step,
     reverse_valid,
 )
-from bnlstm_deploy.nn.cell import (
-    PAPER_BETA,
-    PATHS,
-    NormPath,
-    Norms,
-    NormSettings,
-    check_size,
-)
+from bnlstm_deploy.nn.cell import PAPER_BETA, Norms, NormSettings, check_size
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm
 from bnlstm_deploy.nn.recurrence import normalize_sequences, run_sequence, train_sequence
 from bnlstm_deploy.nn.training import Weights
+from bnlstm_deploy.normalizations import PATHS, NormPath
 
 State = tuple[Tensor, Tensor]
 """h and c, each (num_layers * num_directions, N, H)."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,7 @@ from torch.nn import functional as F
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm
-
-NormPath = Literal["input", "hidden", "cell"]
-"""The three products that a normalization may act on."""
-
-PATHS: tuple[NormPath, ...] = get_args(NormPath)
+from bnlstm_deploy.normalizations import PATHS, NormPath
 
 PAPER_BETA: tuple[NormPath, ...] = ("cell",)
 """The normalizations with a shift in the paper: the bias already shifts the gates."""

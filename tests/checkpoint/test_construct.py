@@ -16,7 +16,7 @@ from bnlstm_deploy.checkpoint.layout import (
     Weights,
 )
 from bnlstm_deploy.checkpoint.match import match
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 from tests.models import models
 
 

@@ -9,7 +9,7 @@ import torch
 
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.nn.cell import PATHS, NormPath
+from bnlstm_deploy.normalizations import PATHS, NormPath
 from tests.models import randomize
 
 D, H = 8, 32

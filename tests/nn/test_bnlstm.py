@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMCell, BNLSTMModel
-from bnlstm_deploy.nn.cell import PATHS
 from bnlstm_deploy.nn.norm import StepwiseBatchNorm
+from bnlstm_deploy.normalizations import PATHS
 from tests import reference
 from tests.models import calls, models, randomize
 

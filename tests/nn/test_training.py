@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
-from bnlstm_deploy.nn.cell import PATHS, lstm_step
+from bnlstm_deploy.nn.cell import lstm_step
+from bnlstm_deploy.normalizations import PATHS
 from tests.models import randomize
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm, recalibrate
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 from tests import reference
 from tests.models import calls, models, randomize
 

@@ -96,7 +96,7 @@ def test_the_runtime_needs_neither_torch_nor_onnx(make_environment, tmp_path):
         ("convert", ["convert", "checkpoint", "-o", "n.onnx"]),
         ("serve", ["serve", "m.onnx"]),
         ("ray", ["deploy", "ray", "m.onnx"]),
-        ("convert", ["deploy", "triton", "m.onnx", "-o", "repository"]),
+        ("triton", ["deploy", "triton", "m.onnx", "-o", "repository"]),
     ):
         result = run(python, "-c", COMMANDS, *command, cwd=tmp_path)
         assert result.returncode == 2, command
@@ -115,10 +115,31 @@ def test_the_base_install_names_the_missing_extra(make_environment, tmp_path):
     assert "pip install 'bnlstm-deploy[convert]'" in result.stderr
 
 
+def test_layouts_need_no_torch(make_environment, tmp_path):
+    python = make_environment("layouts", ())
+    for command in (["layouts"], ["layouts", "show", "jihunchoi"]):
+        result = run(python, "-c", COMMANDS, *command, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "jihunchoi" in result.stdout
+    result = run(python, "-c", "from bnlstm_deploy.checkpoint import replace", cwd=tmp_path)
+    assert "pip install 'bnlstm-deploy[convert]'" in result.stderr
+
+
+def test_a_repository_for_triton_needs_no_torch(make_environment, tmp_path):
+    python = make_environment("triton", ("triton", "cpu"))
+    assert run(python, "-c", "import torch").returncode == 1
+    export(BNLSTM(3, 4, max_length=4).eval(), tmp_path / "m.onnx")
+    command = ["deploy", "triton", "m.onnx", "-o", "repository"]
+    result = run(python, "-c", COMMANDS, *command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "repository" / "m" / "1" / "model.onnx").exists()
+
+
 def test_nothing_heavy_is_imported_by_the_package_itself():
     code = """
 import sys, bnlstm_deploy.cli.main
-heavy = {"torch", "onnx", "onnxruntime", "kserve", "ray", "tritonclient"} & set(sys.modules)
+names = "torch onnx onnxruntime kserve ray tritonclient numpy msgspec matplotlib jinja2"
+heavy = {*names.split(), "huggingface_hub"} & {*sys.modules}
 assert not heavy, heavy
 """
     result = run(sys.executable, "-c", code)

@@ -7,7 +7,7 @@ import pytest
 
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 from tests.models import randomize
 from tests.verification.quick import check
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.nn.cell import NormPath, lstm_step
+from bnlstm_deploy.nn.cell import lstm_step
+from bnlstm_deploy.normalizations import NormPath
 
 GAMMAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 TIME, STREAMS, HIDDEN, FEATURES = 100, 100, 100, 1

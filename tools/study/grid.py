@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 from tools.study.models import Experiment, subsets
 
 ABLATED = ("digits", "adding", "characters")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.nn.bnlstm import State
-from bnlstm_deploy.nn.cell import PATHS, NormPath
+from bnlstm_deploy.normalizations import PATHS, NormPath
 
 Kind = Literal["batch", "layer"]
 """What kind of normalization."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bnlstm_deploy.errors import InputError
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 from tools.study.models import Experiment
 from tools.study.runner import append, read, remaining
 from tools.study.tasks import tasks

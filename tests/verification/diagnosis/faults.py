@@ -7,7 +7,7 @@ from onnx import numpy_helper
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.folding import fold
 from bnlstm_deploy.nn import BNLSTM
-from bnlstm_deploy.nn.cell import PATHS
+from bnlstm_deploy.normalizations import PATHS
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.verification.diagnosis import diagnose
 from bnlstm_deploy.verification.measuring.process import Graph

@@ -11,8 +11,8 @@ import torch
 from bnlstm_deploy.checkpoint import save_checkpoint
 from bnlstm_deploy.errors import ExportError, InputError
 from bnlstm_deploy.exporting import export
-from bnlstm_deploy.exporting.ort_format import _check, write_ort
 from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.ort_format import _check, write_ort
 from bnlstm_deploy.runtime import Session
 from tests.cli.command import run
 from tests.models import randomize

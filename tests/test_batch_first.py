@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from bnlstm_deploy.batch_first import Port, batch_first
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting import export
-from bnlstm_deploy.exporting.batch_first import Port, batch_first
 from bnlstm_deploy.nn import BNLSTM
 from tests.models import randomize
 
