@@ -1,8 +1,10 @@
-"""Builds the wheel of every platform on this machine, and checks the native libraries in them.
+"""Builds what is released on this machine, and checks it: the wheel of every platform, the sdist.
 
 python -m tools.wheels
 
-They are written to dist/. The pure wheel, for every other platform, is one of them.
+They are written to dist/. The pure wheel, for every other platform, is one of them. Each is built
+twice and must come out the same; beside them is a list of all that an installation brings, in the
+format of CycloneDX.
 """
 
 import json
@@ -10,10 +12,16 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Callable, Collection
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import lief
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from rich.console import Console
 from rich.table import Table
 
@@ -59,6 +67,61 @@ def make(name: str, folder: Path) -> Path:
     )
     tag = "any" if name == "any" else PLATFORMS[name].tag
     return folder / f"bnlstm_deploy-{__version__}-py3-none-{tag}.whl"
+
+
+def make_sdist(folder: Path) -> Path:
+    """Build the source distribution in `folder` and return its file."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", folder],
+        check=True,
+    )
+    return folder / f"bnlstm_deploy-{__version__}.tar.gz"
+
+
+def same_again(build: Callable[[Path], Path], file: Path) -> list[str]:
+    """Return whether a second build differs, as a fault."""
+    with tempfile.TemporaryDirectory() as folder:
+        same = build(Path(folder)).read_bytes() == file.read_bytes()
+    return [] if same else ["a second build is another file"]
+
+
+def pinned(extras: Collection[str]) -> list[str]:
+    """Return the distributions that this package brings with extras, as they are installed here.
+
+    Args:
+        extras: Of this package.
+
+    Returns:
+        Lines `name==version`, sorted.
+    """
+    found: dict[str, str] = {}
+    waiting = [("bnlstm-deploy", frozenset(extras))]
+    seen = set(waiting)
+    while waiting:
+        name, asked = waiting.pop()
+        for text in metadata.requires(name) or ():
+            requirement = Requirement(text)
+            marker = requirement.marker
+            if marker and not any(marker.evaluate({"extra": e}) for e in ("", *asked)):
+                continue
+            child = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+            if child not in seen:
+                seen.add(child)
+                waiting.append(child)
+                if child[0] != "bnlstm-deploy":
+                    found[child[0]] = metadata.version(child[0])
+    return [f"{name}=={version}" for name, version in sorted(found.items())]
+
+
+def write_sbom(path: Path) -> None:
+    """Write what the server's installation brings, as a software bill of materials."""
+    options = ["--output-reproducible", "--pyproject", "pyproject.toml", "--output-file", str(path)]
+    subprocess.run(
+        [sys.executable, "-m", "cyclonedx_py", "requirements", *options, "-"],
+        input="\n".join(pinned(("cpu", "serve", "client"))),
+        text=True,
+        check=True,
+    )
 
 
 def library_of(wheel: Path, platform: Platform) -> bytes:
@@ -123,13 +186,17 @@ def main() -> None:
     """Build and check them all; exit with 1 if one has a fault."""
     table = Table("wheel", "wheel, KB", "library, KB", "faults")
     failed = False
+    sdist = make_sdist(DIST)
+    faults = same_again(make_sdist, sdist)
+    failed |= bool(faults)
+    table.add_row("sdist", f"{sdist.stat().st_size / 1e3:.0f}", "", "; ".join(faults) or "none")
     for name in ("any", *PLATFORMS):
         wheel = make(name, DIST)
-        size, faults = "", []
+        size, faults = "", same_again(partial(make, name), wheel)
         if name != "any":
             library = library_of(wheel, PLATFORMS[name])
             size = f"{len(library) / 1e3:.0f}"
-            faults = library_faults(library, PLATFORMS[name])
+            faults += library_faults(library, PLATFORMS[name])
         if name.startswith("linux"):
             faults += policy_faults(wheel)
         if wheel.stat().st_size > MAX_WHEEL:
@@ -137,7 +204,13 @@ def main() -> None:
         failed |= bool(faults)
         table.add_row(name, f"{wheel.stat().st_size / 1e3:.0f}", size, "; ".join(faults) or "none")
     Console().print(table)
-    sys.exit(failed)
+    write_sbom(DIST / f"bnlstm_deploy-{__version__}.cdx.json")
+    files = sorted(DIST.glob(f"bnlstm_deploy-{__version__}*"))
+    archives = [file for file in files if file.suffix != ".json"]
+    checked = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *archives], check=False
+    )
+    sys.exit(failed or checked.returncode)
 
 
 if __name__ == "__main__":

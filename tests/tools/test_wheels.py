@@ -3,7 +3,10 @@
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -66,3 +69,32 @@ def test_a_fault_is_an_error(wheel, tmp_path, monkeypatch, capsys, most, status)
     assert caught.value.code == status
     assert NAME in (printed := capsys.readouterr().out)
     assert ("more than" in printed) == bool(status)
+
+
+def test_a_second_build_is_the_same_file(wheel, tmp_path):
+    assert wheels.same_again(partial(wheels.make, NAME), wheel) == []
+    other = tmp_path / wheel.name
+    other.write_bytes(wheel.read_bytes()[:-1])
+    assert wheels.same_again(partial(wheels.make, NAME), other) == [
+        "a second build is another file"
+    ]
+
+
+def test_the_source_distribution_has_all_that_git_tracks(tmp_path):
+    sdist = wheels.make_sdist(tmp_path)
+    assert wheels.same_again(wheels.make_sdist, sdist) == []
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=False)
+    if tracked.returncode:  # this is an unpacked one
+        pytest.skip("no repository")
+    assert set(tracked.stdout.splitlines()) <= packed
+    assert not any(name.endswith((".so", ".sha256", ".pyc")) for name in packed)
+
+
+def test_an_installation_is_listed_with_versions():
+    found = dict(line.split("==") for line in wheels.pinned(("cpu", "serve")))
+    assert found["onnxruntime"] == metadata.version("onnxruntime")
+    assert {"numpy", "uvicorn", "tritonclient", "protobuf"} <= found.keys()
+    assert not {"torch", "bnlstm-deploy", "ray", "pytest"} & found.keys()
+    assert "uvicorn" not in dict(line.split("==") for line in wheels.pinned(("cpu",)))
