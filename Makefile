@@ -59,7 +59,7 @@ docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheels: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt '.[release]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[release]'
 	$(BIN)/python -m tools.wheels
 
 MUTATE ?= bnlstm_deploy/folding
