@@ -38,6 +38,10 @@ def study(task: Task, places: Places, *, quick: bool, processes: int) -> list[Pa
     if not read(timed):
         for line in deployed.measure(task, grid, 1, 0.1 if quick else 4.0):
             append(timed, line)
+    formed = folder / f"{task.name}-forms.jsonl"
+    if task.name in ABLATED and not read(formed):
+        for line in deployed.by_form(task, grid, 1, 0.1 if quick else 4.0):
+            append(formed, line)
     prices = folder / f"{task.name}-price.jsonl"
     done = {line["seed"] for line in read(prices)}
     seeds = {experiment.seed for experiment in grid} if task.name in ABLATED else set()

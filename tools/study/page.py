@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from tools.study.deployed import FORMS
 from tools.study.grid import ABLATED
 from tools.study.runner import read
 from tools.study.summary import Estimate, Line, estimate, variants
@@ -83,6 +84,21 @@ def price(task: Task, folder: Path) -> str:
     return table(["change", "rows left", unit(task), "gamma, beta tuned"], rows)
 
 
+def forms(task: Task, folder: Path) -> str:
+    """Return what a timestep costs in each form that is exact, and how large the file is."""
+    found: dict[str, dict[str, Line]] = {}
+    for line in read(folder / f"{task.name}-forms.jsonl"):
+        found.setdefault(line["variant"], {})[line["form"]] = line
+    rows = []
+    for name, lines in found.items():
+        cells = [name]
+        for key, digits in (("us_per_timestep", 2), ("kilobytes", 0)):
+            cells += [f"{lines[form][key]:.{digits}f}" if form in lines else "" for form in FORMS]
+        rows.append(cells)
+    heads = [f"µs, {form}" for form in FORMS] + [f"kB, {form}" for form in FORMS]
+    return table(["normalized", *heads], rows)
+
+
 def rates(folder: Path) -> str:
     """Return the gradient's factors a timestep, measured and predicted."""
     settings: dict[tuple[str, float], list[Line]] = {}
@@ -107,6 +123,7 @@ def tables(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
     for name, task in tasks().items():
         yield name, lambda task=task: ablation(task, folder)  # type: ignore[misc]
         if name in ABLATED:
+            yield f"{name}-forms", lambda task=task: forms(task, folder)  # type: ignore[misc]
             yield f"{name}-price", lambda task=task: price(task, folder)  # type: ignore[misc]
     yield "gradient-rates", lambda: rates(folder)
 
