@@ -24,6 +24,7 @@ from rich import box
 from rich.progress import Progress
 from rich.table import Table
 
+from bnlstm_deploy.choices import Folding, Form
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
@@ -40,7 +41,7 @@ VARIANTS: dict[str, tuple[tuple[NormPath, ...], bool]] = {
 }
 """For each variant what is normalized, and whether timesteps share their statistics."""
 
-KINDS = [
+KINDS: list[tuple[Form, Folding]] = [
     ("lstm", "factored"),
     ("scan", "factored"),
     ("scan", "materialized"),
@@ -89,7 +90,7 @@ def random_variant(variant: str, size: Size, seed: int) -> BNLSTM:
     return model
 
 
-def kinds(variant: str, size: Size) -> Iterator[tuple[str, str]]:
+def kinds(variant: str, size: Size) -> Iterator[tuple[Form, Folding]]:
     """Yield the forms and foldings that are worth measuring; some are not exact."""
     weights_mb = size.T * 4 * size.H * size.H * 4 / MEGABYTE
     normalize, shared = VARIANTS[variant]

@@ -4,7 +4,6 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bnlstm_deploy.atomic import check_writable, replacing
+from bnlstm_deploy.choices import Activations, Dtype, Folding, Form, StateInputs, Target, Weights
 from bnlstm_deploy.cli.console import make_console
 from bnlstm_deploy.cli.load import load
 from bnlstm_deploy.cli.options import (
@@ -37,61 +37,6 @@ ORT_FILES = (".ort", ".required_operators_and_types.config")
 
 DRY_SECONDS = 0.3
 """For measuring what a timestep costs."""
-
-
-class Dtype(StrEnum):
-    """Dtypes of exported graphs."""
-
-    float32 = "float32"
-    float64 = "float64"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class Weights(StrEnum):
-    """What weights are stored as in graphs of float32."""
-
-    int8 = "int8"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class Activations(StrEnum):
-    """What h is rounded to before the hidden product."""
-
-    int8 = "int8"
-
-
-class Form(StrEnum):
-    """Graph forms of the recurrence."""
-
-    auto = "auto"
-    scan = "scan"
-    unrolled = "unrolled"
-    lstm = "lstm"
-
-
-class Folding(StrEnum):
-    """Whether scales stay apart from the weights."""
-
-    auto = "auto"
-    factored = "factored"
-    materialized = "materialized"
-
-
-class Needed(StrEnum):
-    """What inputs for states are."""
-
-    optional = "optional"
-    required = "required"
-
-
-class Target(StrEnum):
-    """Where a graph is to be fast."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-    tensorrt = "tensorrt"
 
 
 def convert(
@@ -118,13 +63,13 @@ def convert(
     ] = True,
     form: Annotated[
         Form, typer.Option(help="Of the recurrence; auto is the fastest exact one for the target.")
-    ] = Form.auto,
+    ] = "auto",
     folding: Annotated[
         Folding, typer.Option(help="Scales apart from the weights, or weights for every timestep.")
-    ] = Folding.auto,
+    ] = "auto",
     target: Annotated[
         Target, typer.Option(help="Where the graph is to be fast; it runs on all.")
-    ] = Target.cpu,
+    ] = "cpu",
     length: Annotated[
         list[int] | None,
         typer.Option(
@@ -181,13 +126,13 @@ def convert(
         ),
     ] = False,
     state: Annotated[
-        Needed,
+        StateInputs,
         typer.Option(
             help="Whether initial states, lengths and start steps are inputs that must be there, "
             "for JavaScript and for tools that freeze optional ones (docs/engines.md)."
         ),
-    ] = Needed.optional,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and activations.")] = Dtype.float32,
+    ] = "optional",
+    dtype: Annotated[Dtype, typer.Option(help="Of weights and activations.")] = "float32",
     opset: Annotated[int, typer.Option(help="ONNX opset, 18 to 23.")] = 20,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Check the graph before it is kept.")
@@ -214,16 +159,16 @@ def convert(
 
     Example: bnlstm-deploy convert models/permuted-digits -o digits.onnx
     """
+    import torch
+
     from bnlstm_deploy.cli.sequences import minibatches
     from bnlstm_deploy.cli.verify import run_check, show
     from bnlstm_deploy.exporting import export
-    from bnlstm_deploy.exporting.export import DTYPES
     from bnlstm_deploy.verification import record
 
     if budget is not None and not verify:
         raise InputError("--budget is what the check is held to; pass it without --no-verify")
     console = make_console()
-    dtypes = {str(known).removeprefix("torch."): known for known in DTYPES}
     files = _files(output, length or [])
     beside = [path.with_suffix(suffix) for path in files for suffix in ORT_FILES if ort]
     for path in (*files, *beside):
@@ -232,7 +177,7 @@ def convert(
     if json_report is not None:
         check_writable(json_report, force=True, inputs=(checkpoint, *files))
     facts: list[dict[str, Any]] = []
-    if calibrate is not None and weights != Weights.int8:
+    if calibrate is not None and weights != "int8":
         raise InputError("--calibrate is for --weights int8; pass that, too, or leave it out")
     loaded = load(console, checkpoint, reading, own)
     if check is not None:
@@ -248,19 +193,19 @@ def convert(
                     loaded.model,
                     temporary,
                     loaded.examples,
-                    dtype=dtypes[dtype],
+                    dtype=getattr(torch, dtype),
                     opset=opset,
                     force=True,
-                    form=form.value,
-                    folding=folding.value,
-                    target=target.value,
+                    form=form,
+                    folding=folding,
+                    target=target,
                     length=time,
                     merge_tolerance=merge_tolerance,
-                    weights=None if weights is None else weights.value,
-                    activations=None if activations is None else activations.value,
+                    weights=weights,
+                    activations=activations,
                     calibration=batches,
                     inline=inline,
-                    state=state.value,
+                    state=state,
                 )
             facts.append(_facts(path, temporary, metadata))
             if dry_run:

@@ -157,7 +157,7 @@ def triton(
     fields = configuration(name, interface, session.metadata, chosen, library=library)
 
     def save(destination: Path) -> None:
-        if chosen.backend is Backend.python:
+        if chosen.backend == "python":
             shutil.copyfile(model, destination)
         else:
             _save_batch_first(model, destination, interface)

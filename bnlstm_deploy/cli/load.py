@@ -54,10 +54,7 @@ def load(
     if is_hub_id(checkpoint):
         with console.status(f"Getting {checkpoint}"):
             checkpoint = local(checkpoint)
-    options: dict[str, Any] = vars(reading) | {
-        "head": reading.head and reading.head.value,
-        "batch_first": bool(reading.batch_first),
-    }
+    options: dict[str, Any] = vars(reading) | {"batch_first": bool(reading.batch_first)}
     with console.status("Loading the checkpoint"):
         if is_native(checkpoint, reading.config, reading.layout):
             told = {"batch_first": reading.batch_first is not None}  # its config.json says that

@@ -7,11 +7,12 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+from bnlstm_deploy.choices import Pooling
 
 if TYPE_CHECKING:
     from bnlstm_deploy.runtime import Session
@@ -50,13 +51,6 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-class HeadPooling(StrEnum):
-    """What a head reads."""
-
-    last = "last"
-    every = "every"
-
-
 _CHECKPOINT = typer.Argument(
     metavar="CHECKPOINT",
     help="A folder with config.json and model.safetensors, a state dict (.safetensors, .pt), "
@@ -93,7 +87,7 @@ class Reading:
         ),
     ] = None
     head: Annotated[
-        HeadPooling | None,
+        Pooling | None,
         typer.Option(
             help="Keep the Linear beside other code's recurrent layers: it reads the last hidden "
             "state, or the output at every timestep."

@@ -42,7 +42,7 @@ def find_kernel(session: Session, instance: Instance, *, native: bool = True) ->
         native: Whether the native kernel is wanted.
     """
     reason = session.native.reason
-    if instance is Instance.gpu:
+    if instance == "gpu":
         reason = _why_not_on_cuda(session.metadata) if native else "native=False"
     if reason:
         return Kernel(None, reason)
@@ -77,7 +77,7 @@ def server_path(
     Raises:
         InputError: `asked` is for the python backend, or not absolute.
     """
-    if backend is Backend.python:
+    if backend == "python":
         if asked is not None:
             raise InputError(
                 "a path of the native library is for the onnxruntime backend; leave it out, since "
@@ -129,7 +129,7 @@ def write_repository(
         save_model(new / VERSION / "model.onnx")
         if library is not None:
             shutil.copyfile(library, new / VERSION / library.name)
-        if configuration["backend"] == Backend.python:
+        if configuration["backend"] == "python":
             code = files("bnlstm_deploy.deploy") / "triton_model.py"
             (new / VERSION / "model.py").write_text(code.read_text(encoding="utf-8"))
         else:

@@ -3,8 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from bnlstm_deploy.deploy.pbtxt import Field, Word
 from bnlstm_deploy.errors import InputError
@@ -25,33 +24,22 @@ MOST_SECONDS = 1e9
 Message = dict[str, Field]
 
 
-class Backend(StrEnum):
-    """What runs the file inside of Triton."""
+Backend = Literal["onnxruntime", "python"]
+"""What runs the file inside of Triton."""
 
-    onnxruntime = "onnxruntime"
-    python = "python"
+Strategy = Literal["direct", "oldest"]
+"""How Triton makes batches of streams."""
 
-
-class Strategy(StrEnum):
-    """How Triton makes batches of streams."""
-
-    direct = "direct"
-    oldest = "oldest"
-
-
-class Instance(StrEnum):
-    """Where an instance of the model runs."""
-
-    cpu = "cpu"
-    gpu = "gpu"
+Instance = Literal["cpu", "gpu"]
+"""Where an instance of the model runs."""
 
 
 @dataclass(frozen=True)
 class Options:
     """The choices of a deployment."""
 
-    backend: Backend = Backend.onnxruntime
-    strategy: Strategy = Strategy.oldest
+    backend: Backend = "onnxruntime"
+    strategy: Strategy = "oldest"
     max_batch: int = 64
     """Streams in one run."""
     preferred_batches: tuple[int, ...] = ()
@@ -62,7 +50,7 @@ class Options:
     """Streams at a time in each instance; with the strategy direct there are `max_batch`."""
     sequence_idle: float = 60.0
     """Seconds without a chunk after which Triton forgets a stream."""
-    instance: Instance = Instance.cpu
+    instance: Instance = "cpu"
     instances: int = 1
     threads: int | None = None
     """Inside an operator; ONNX Runtime's default is one a core."""
@@ -87,7 +75,7 @@ class Options:
                 f"preferred batches {self.preferred_batches} must be 1 to {self.max_batch}, the "
                 "largest batch"
             )
-        if self.preferred_batches and self.strategy is Strategy.direct:
+        if self.preferred_batches and self.strategy == "direct":
             raise InputError(
                 f"preferred batches {self.preferred_batches} are given, and the strategy direct "
                 "has none; pass the strategy oldest"
@@ -117,11 +105,11 @@ def configuration(
         library: The native kernel's: for the python backend its name beside the ONNX file, for
             onnxruntime its path on the server. None for none.
     """
-    python = options.backend is Backend.python
+    python = options.backend == "python"
     ragged = frozenset(metadata.time_axes) if python and metadata.pads else frozenset()
     message: Message = {
         "name": name,
-        "backend": options.backend.value,
+        "backend": options.backend,
         "max_batch_size": options.max_batch,
         "input": [_tensor(tensor, ragged=tensor.name in ragged) for tensor in interface.inputs],
         "output": [_tensor(tensor) for tensor in interface.outputs],
@@ -143,7 +131,7 @@ def configuration(
     if options.threads is not None:
         threads = {"string_value": str(options.threads)}
         message["parameters"] = [{"key": "intra_op_thread_count", "value": threads}]
-    if metadata.dtype == "float16" and options.instance is Instance.cpu:
+    if metadata.dtype == "float16" and options.instance == "cpu":
         # The level above has an optimizer that ends the process on many float16 graphs.
         message["optimization"] = {"graph": {"level": 1}}
     if not interface.carried:
@@ -173,7 +161,7 @@ def _sequence_batching(carried: "Sequence[Carried]", options: Options) -> Messag
     message: Message = {
         "max_sequence_idle_microseconds": _microseconds(options.sequence_idle),
     }
-    if options.strategy is Strategy.oldest:
+    if options.strategy == "oldest":
         message["oldest"] = {"max_candidate_sequences": options.max_sequences, **_queue(options)}
     else:
         message["direct"] = {
@@ -181,7 +169,7 @@ def _sequence_batching(carried: "Sequence[Carried]", options: Options) -> Messag
             # Until all places are ready: with the default, 0, Triton ignores the delay.
             "minimum_slot_utilization": 1.0,
         }
-    if options.backend is Backend.python:
+    if options.backend == "python":
         # None for the identifier: Triton writes one of the other type, a number or text, past the
         # end of its tensor. The model asks the request itself.
         message["control_input"] = [*map(_control, ("START", "END", "READY"))]
@@ -229,7 +217,7 @@ def _facts(
 ) -> Message:
     """Return what `triton_model.py` has to know."""
     pads = metadata.pads and metadata.length is None
-    direct = options.strategy is Strategy.direct
+    direct = options.strategy == "direct"
     return {
         "inputs": {t.name: None if t.flat else t.axis for t in interface.inputs},
         "outputs": {t.name: None if t.flat else t.axis for t in interface.outputs},

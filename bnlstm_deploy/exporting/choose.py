@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
+from bnlstm_deploy.choices import Folding, Form, Target
 from bnlstm_deploy.dtypes import NATIVE, REDUCED
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting.forms import FACTORED, MATERIALIZED, lstm, scan, unrolled
 from bnlstm_deploy.folding import FoldedDirection
 
 AUTO = "auto"
-FORMS = (AUTO, scan.FORM, unrolled.FORM, lstm.FORM)
-FOLDINGS = (AUTO, FACTORED, MATERIALIZED)
-CPU, CUDA, TENSORRT = "cpu", "cuda", "tensorrt"
-TARGETS = (CPU, CUDA, TENSORRT)
+CPU, CUDA = "cpu", "cuda"
 
 ON_CUDA = "On CUDA the native kernel runs in its place where it can."
 
@@ -28,12 +26,9 @@ class Request:
         ExportError: An unknown value, or values that contradict each other.
     """
 
-    form: str = AUTO
-    """One of FORMS."""
-    folding: str = AUTO
-    """One of FOLDINGS."""
-    target: str = CPU
-    """One of TARGETS: where the graph is to be fast. It runs everywhere."""
+    form: Form = "auto"
+    folding: Folding = "auto"
+    target: Target = "cpu"
     length: int | None = None
     """T, if all sequences have that many timesteps."""
     dtype: str = "float32"
@@ -45,10 +40,10 @@ class Request:
         return self.target != CPU
 
     def __post_init__(self) -> None:
-        for name, known in (("form", FORMS), ("folding", FOLDINGS), ("target", TARGETS)):
-            if getattr(self, name) not in known:
+        for name, known in (("form", Form), ("folding", Folding), ("target", Target)):
+            if getattr(self, name) not in get_args(known):
                 raise ExportError(
-                    f"{name} is {getattr(self, name)!r}; pass one of {', '.join(known)}"
+                    f"{name} is {getattr(self, name)!r}; pass one of {', '.join(get_args(known))}"
                 )
         if self.length is not None and self.length < 1:
             raise ExportError(f"length is {self.length}; pass at least 1 timestep")
@@ -128,7 +123,7 @@ def choose(direction: FoldedDirection, request: Request, name: str) -> Choice:
 
 
 def _unrolled(direction: FoldedDirection, request: Request) -> Choice:
-    folding = request.folding
+    folding: str = request.folding
     if folding == AUTO:
         scaled = (direction.hidden_scale != 1).any() and not direction.h_levels
         launches = request.on_gpu and scaled

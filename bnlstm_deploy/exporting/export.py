@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.atomic import check_writable, replacing
 from bnlstm_deploy.checkpoint.digest import state_sha256
+from bnlstm_deploy.choices import Activations, Folding, Form, StateInputs, Target, Weights
 from bnlstm_deploy.dtypes import STORED
 from bnlstm_deploy.errors import ExportError, InputError
-from bnlstm_deploy.exporting.choose import AUTO, CPU, Request, summarize
+from bnlstm_deploy.exporting.choose import Request, summarize
 from bnlstm_deploy.exporting.folded_module import FoldedBNLSTM, wide_dtype
 from bnlstm_deploy.exporting.forms import FACTORED, unrolled
 from bnlstm_deploy.exporting.graph import check_dynamic, finish
@@ -56,16 +57,16 @@ def export(
     dtype: torch.dtype = torch.float32,
     opset: int = DEFAULT_OPSET,
     force: bool = False,
-    form: str = AUTO,
-    folding: str = AUTO,
-    target: str = CPU,
+    form: Form = "auto",
+    folding: Folding = "auto",
+    target: Target = "cpu",
     length: int | None = None,
     merge_tolerance: float = 0.0,
-    weights: str | None = None,
-    activations: str | None = None,
+    weights: Weights | None = None,
+    activations: Activations | None = None,
     calibration: Iterable[object] | None = None,
     inline: bool = False,
-    state: str = OPTIONAL,
+    state: StateInputs = "optional",
 ) -> Metadata:
     """Fold the BNLSTM layers of a model and write it as one ONNX file.
 

@@ -1,15 +1,13 @@
 """A whole model around a BNLSTM: the recurrent layers and, optionally, one linear head."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from bnlstm_deploy.choices import Pooling
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.nn.bnlstm import BNLSTM, State
-
-Pooling = Literal["last", "every"]
-"""What a head reads: each stream's final hidden state, or the output at every timestep."""
 
 
 class BNLSTMModel(nn.Module):

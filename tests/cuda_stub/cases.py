@@ -4,9 +4,11 @@ import itertools
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import torch
 
+from bnlstm_deploy.choices import Folding, Form
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.normalizations import PATHS, NormPath
@@ -111,8 +113,8 @@ def _write(file: File, folder: Path, length: int | None) -> Path:
         randomize(model),
         path,
         dtype=getattr(torch, file.dtype),
-        form="scan" if file.kind.native else file.kind.form,
-        folding="auto" if file.kind.native else file.kind.folding,
+        form=cast("Form", "scan" if file.kind.native else file.kind.form),
+        folding=cast("Folding", "auto" if file.kind.native else file.kind.folding),
         target="cuda" if file.kind.native else "cpu",
         length=length,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bnlstm_deploy.choices import Form
 from bnlstm_deploy.errors import ExportError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.native import library_path
@@ -20,7 +21,7 @@ from tools.study.models import Experiment
 from tools.study.tasks import Task
 
 KERNEL = " on the kernel"
-FORMS = ("scan", "unrolled", "lstm")
+FORMS: tuple[Form, ...] = ("scan", "unrolled", "lstm")
 SECONDS = 2.0
 """For all variants together, a stream and provider."""
 
@@ -89,9 +90,9 @@ def by_form(
                 sizes[name, form] = path.stat().st_size / 1000
                 runs[f"{name} {form}"] = _run(Session(path, intra_op_num_threads=1, native=False))
         times = peers.interleave(runs, x, seconds)
-    for (name, form), size in sizes.items():
-        us = statistics.median(times[f"{name} {form}"]) * 1000 / time
-        yield asdict(Deployed(task.name, name, False, form, streams, round(us, 3), round(size, 1)))
+    for (name, kind), size in sizes.items():
+        us = statistics.median(times[f"{name} {kind}"]) * 1000 / time
+        yield asdict(Deployed(task.name, name, False, kind, streams, round(us, 3), round(size, 1)))
 
 
 def _graphs(task: Task, experiments: list[Experiment]) -> dict[str, Experiment]:
