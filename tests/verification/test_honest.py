@@ -4,6 +4,7 @@ import os
 import random
 
 import pytest
+import torch
 
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
@@ -53,10 +54,28 @@ def random_form(seed):
     return {"folding": "materialized"} if chance < 0.25 else {}
 
 
+def random_change(seed, model, form):
+    """Return what a file changes on purpose: merged rows, weights in fewer bits, h in int8."""
+    draw = random.Random(seed + 0.5)
+    change = {"merge_tolerance": draw.choice([0.0, 0.0, 0.05])}
+    weights = draw.choice([None, None, "bfloat16", "float16", "int8", "int8"])
+    if weights is None:
+        return change
+    change["weights"] = weights
+    if weights == "int8" and draw.random() < 0.5:
+        x = torch.randn(7, 6, model.input_size, generator=torch.Generator().manual_seed(seed))
+        change["calibration"] = [x if model.batch_first else x.transpose(0, 1)]
+    if weights == "int8" and draw.random() < 0.5 and form.get("folding") != "materialized":
+        change["activations"] = "int8"
+    return change
+
+
 @pytest.mark.parametrize("part", range(PARTS))
 def test_honest_models_pass(part, tmp_path):
     for seed in range(part, MODELS, PARTS):
         model = random_model(seed)
-        export(model, tmp_path / "m.onnx", force=True, **random_form(seed))
+        form = random_form(seed)
+        change = random_change(seed, model, form)
+        export(model, tmp_path / "m.onnx", force=True, **form, **change)
         report = check(model, tmp_path / "m.onnx", seed=seed, native=True)
-        assert report.passed, (seed, report.stages, report.failures[:3])
+        assert report.passed, (seed, change, report.stages, report.failures[:3])

@@ -25,9 +25,10 @@ def experiments(task: str, *, quick: bool = False) -> list[Experiment]:
 
 def _variants(task: str, seed: int) -> Iterator[Experiment]:
     if task == "permuted-mnist":
-        yield Experiment(task, seed=seed)  # a quarter of an hour each
-        yield Experiment(task, (), seed=seed)
-        yield Experiment(task, ("cell",), seed=seed)
+        if seed == 0:  # a quarter of an hour each
+            yield Experiment(task, seed=seed)
+            yield Experiment(task, (), seed=seed)
+            yield Experiment(task, ("cell",), seed=seed)
         return
     if task in ABLATED:
         for normalize in subsets():

@@ -4,6 +4,7 @@ import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.judging.comparison import distance
 from bnlstm_deploy.verification.measuring.noise import RoundedProducts, noisy_runs, sensitivity
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.trial import Together, TorchModel, Trial
+from bnlstm_deploy.verification.measuring.trial import Run, Together, TorchModel, Trial
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,29 @@ class Reference:
     exact: Mapping[str, Array]
     """The fold in float64."""
     moved_by: Mapping[str, NDArray[np.float64]]
-    """How far inexact activation functions move the training model."""
+    """How far inexact activation functions move the training model, or what it was changed to."""
     target: Mapping[str, Array]
     """What the graph ought to give: `expected`, or what the fold gives as it was changed."""
     jittered: Mapping[str, float]
-    """The largest own errors on inputs that are off by an ULP; where h is rounded to int8, no less
-    than what that does."""
+    """The largest own errors on inputs that are off by an ULP; of a model that was changed on
+    purpose, no less than that of what it was changed to, and than what rounding h to int8 does."""
 
     def others(self, value: str) -> tuple[Array, NDArray[np.float64], Array]:
         """Return what is compared beside the truth."""
         return self.rounded[value], self.moved_by[value], self.folded[value]
+
+
+class Changed(NamedTuple):
+    """The fold as a file changes it on purpose, but for h, which is not rounded.
+
+    Other weights reach other values, and some of these are more sensitive than any of the training
+    model's: its rounding is no yardstick of the file's.
+    """
+
+    exact: TorchModel
+    """In float64."""
+    own: TorchModel
+    """In the graph's precision."""
 
 
 class References:
@@ -83,19 +97,20 @@ class References:
         self._own = TorchModel(copy.deepcopy(model), layers, graph, torch.float32)
         if approximation is None:
             approximation = approximation_of(metadata)
-        self._folded, changed, self._folded_32 = (
-            TorchModel(fold_layers(model, dtype, change), layers, graph, dtype)
-            for dtype, change in (
-                (torch.float64, EXACT),
-                (torch.float64, approximation),
-                (self._reduced or torch.float32, EXACT),
-            )
-        )
-        self.target = self.truth if approximation.exact else changed
-        self._float_h: TorchModel | None = None  # the target without rounding of h, if it has that
-        if approximation.activations is not None:
-            unrounded = fold_layers(model, torch.float64, approximation._replace(activations=None))
-            self._float_h = TorchModel(unrounded, layers, graph, torch.float64)
+
+        def folded(change: Approximation, dtype: torch.dtype | None = None) -> TorchModel:
+            """Return a fold in the graph's precision, or another one."""
+            dtype = dtype or self._reduced or torch.float32
+            return TorchModel(fold_layers(model, dtype, change), layers, graph, dtype)
+
+        self._folded, self._folded_own = folded(EXACT, torch.float64), folded(EXACT)
+        self.target, self._changed = self.truth, None
+        if not approximation.exact:
+            float_h = approximation._replace(activations=None)
+            self._changed = Changed(folded(float_h, torch.float64), folded(float_h))
+            self.target = self._changed.exact
+            if approximation.activations is not None:
+                self.target = folded(approximation, torch.float64)
         self._known: dict[Trial, Reference] = {}
         self._independent: bool | None = None  # whether streams are; None until that is tried
 
@@ -152,33 +167,37 @@ class References:
         further_runs = further.map(self._run_further)
         moved = iter(runs[len(trials) :])
         references = {}
-        for (trial, jitters), (expected, rounded, folded), (exact, target, float_h, *noisy) in zip(
+        for (trial, jitters), (expected, rounded, folded, *changed), (exact, aim, *noisy) in zip(
             trials, runs, further_runs, strict=False
         ):
-            jittered = {name: distance(target[name], float_h[name]) for name in expected}
-            for truth, *own in itertools.islice(moved, jitters):
-                for name, value in truth.items():
-                    errors = (distance(run[name], value) for run in own)
-                    jittered[name] = max(jittered[name], *errors)
+            own = dict.fromkeys(expected, 0.0)
+            for truth, *inexact in itertools.islice(moved, jitters):
+                own = _larger(own, truth, *inexact[:2])
+                own = _larger(own, *inexact[2:]) if changed else own
+            draws = len(noisy) // (2 if changed else 1)
+            moved_by = sensitivity(noisy[:draws], expected)
+            if changed:
+                own = _larger(own, *changed, aim)
+                for name, by in sensitivity(noisy[draws:], changed[0]).items():
+                    moved_by[name] = np.maximum(moved_by[name], by)
+            target = aim if changed else expected
             references[trial] = Reference(
-                expected=expected,
-                rounded=rounded,
-                folded=folded,
-                exact=exact,
-                moved_by=sensitivity(noisy, expected),
-                target=expected if self.target is self.truth else target,
-                jittered=jittered,
+                expected, rounded, folded, exact, moved_by, target, jittered=own
             )
         return references
 
     def _run_all(self, trial: Trial) -> Sequence[Mapping[str, Array]]:
-        return [trial.run(run) for run in (self.truth.run, self._run_own, self._folded_32.run)]
+        runs: list[Run] = [self.truth.run, self._run_own, self._folded_own.run]
+        if self._changed is not None:
+            runs += [model.run for model in self._changed]
+        return [trial.run(run) for run in runs]
 
     def _run_further(self, trial: Trial) -> Sequence[Mapping[str, Array]]:
-        exact = trial.run(self._folded.run)
-        target = exact if self.target is self.truth else trial.run(self.target.run)
-        float_h = target if self._float_h is None else trial.run(self._float_h.run)
-        return [exact, target, float_h, *noisy_runs(self.truth.run, trial, self._seed)]
+        exact, noisy = trial.run(self._folded.run), noisy_runs(self.truth.run, trial, self._seed)
+        if self._changed is None:
+            return [exact, exact, *noisy]
+        noisy += noisy_runs(self._changed.exact.run, trial, self._seed)
+        return [exact, trial.run(self.target.run), *noisy]
 
     def _joins(self, trial: Trial) -> bool:
         """Whether the streams of a trial may be run beside those of others."""
@@ -212,6 +231,16 @@ class References:
             return self._own.run(feeds)
         with RoundedProducts(self._reduced):
             return self._own.run(feeds)
+
+
+def _larger(
+    errors: Mapping[str, float], truth: Mapping[str, Array], *runs: Mapping[str, Array]
+) -> dict[str, float]:
+    """Return errors, or those of further runs where they are larger."""
+    return {
+        name: max(error, *(distance(run[name], truth[name]) for run in runs))
+        for name, error in errors.items()
+    }
 
 
 def _off_by_an_ulp(feeds: Mapping[str, Array], generator: np.random.Generator) -> dict[str, Array]:
