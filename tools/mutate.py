@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -49,8 +50,8 @@ PYTEST = f"{sys.executable} -m pytest -x -q -p no:cacheprovider -m 'not slow'"
 SURVIVORS = 0.05
 """The part of mutants that may survive."""
 
-TIMEOUT = 600.0
-"""Seconds for the tests of one mutant."""
+SLOWER = 4.0
+"""Times longer that tests may take with a mutant: one that never ends is noticed."""
 
 
 def main(
@@ -66,13 +67,16 @@ def main(
         os.chdir(folder)
         drawn = list(draw(room, mutants, seed))
         everything = f"{PYTEST} {' '.join(TESTS[name])}"
-        if not passes(everything):
+        if seconds(everything) is None:
             sys.exit(f"error: the tests fail without a mutant: {everything}")
         survivors = 0
         for item in track(drawn, console=console):
             own = f"{PYTEST} {own_tests(item.mutations[0].module_path)}"
-            for command in (own, everything) if passes(own) else (everything,):
-                result = mutate_and_test(item.mutations, command, TIMEOUT)
+            for command in (own, everything):
+                took = seconds(command)
+                if took is None:
+                    continue
+                result = mutate_and_test(item.mutations, command, SLOWER * took)
                 if result.test_outcome is not TestOutcome.SURVIVED:
                     break
             if result.test_outcome is TestOutcome.SURVIVED:
@@ -84,9 +88,11 @@ def main(
 
 
 @cache
-def passes(command: str) -> bool:
-    """Whether tests pass without a mutant."""
-    return subprocess.run(shlex.split(command), capture_output=True, check=False).returncode == 0
+def seconds(command: str) -> float | None:
+    """Return how long tests take without a mutant; None if they fail, or there are none."""
+    start = time.monotonic()
+    result = subprocess.run(shlex.split(command), capture_output=True, check=False)
+    return None if result.returncode else time.monotonic() - start
 
 
 def own_tests(module: Path) -> Path:

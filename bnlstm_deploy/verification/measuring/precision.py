@@ -1,6 +1,6 @@
 """The cases of the stage precision: lengths, batches, states, start steps, chunks, branches."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from bnlstm_deploy.metadata import CARRIED
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.measuring.branches import SHORT, Branches
-from bnlstm_deploy.verification.measuring.cases import LARGE_BATCH, Case, Lengths, make_cases
+from bnlstm_deploy.verification.measuring.cases import Case, Lengths, make_cases
 from bnlstm_deploy.verification.measuring.checker import Checker, converted
 from bnlstm_deploy.verification.measuring.conditions import JITTERS
 from bnlstm_deploy.verification.measuring.draw import Draw
@@ -57,11 +57,10 @@ def check_precision(
         length=metadata.length,
         most_streams=draw.most_streams,
     )
-    jittered = _jittered(cases)
     by_time: dict[int, list[Trial]] = {}
     for case in cases:
         by_time.setdefault(case.time, []).append(draw(case))
-    for done, trial in enumerate(_prepared(checker, draw, by_time, jittered)):
+    for done, trial in enumerate(_prepared(checker, draw, by_time)):
         show("precision", done, len(cases))
         case = trial.case
         if case.chunks and not _streams(checker, trial):
@@ -85,28 +84,14 @@ def check_precision(
     return not_checked
 
 
-def _prepared(
-    checker: Checker, draw: Draw, by_time: Mapping[int, list[Trial]], jittered: Collection[Case]
-) -> Iterator[Trial]:
+def _prepared(checker: Checker, draw: Draw, by_time: Mapping[int, list[Trial]]) -> Iterator[Trial]:
     """Yield trials when what they are measured by is there, those of one T together."""
     for time, trials in by_time.items():
         whole = [trial for trial in trials if not trial.case.chunks]
-        wanted = [(trial, JITTERS * (trial.case in jittered)) for trial in whole]
+        # The yardstick is taken several times, for that of one run is luck.
+        wanted = [(trial, JITTERS) for trial in whole]
         checker.references.prepare(wanted, draw.most_streams(time))
         yield from trials
-
-
-def _jittered(cases: Sequence[Case]) -> set[Case]:
-    """Return those in which the yardstick is taken several times: that of one run is luck.
-
-    For each T the case with the most streams, of those with the same kind of lengths; and those of
-    many streams, each of which has a chance of an error far above that of the others.
-    """
-    chosen = {case for case in cases if case.batch >= LARGE_BATCH}
-    for time, lengths in {(case.time, case.lengths) for case in cases if not case.chunks}:
-        alike = [c for c in cases if (c.time, c.lengths) == (time, lengths) and not c.chunks]
-        chosen.add(max(alike, key=lambda case: case.batch))
-    return chosen
 
 
 def _check_branches(checker: Checker, draw: Draw, branches: Branches) -> None:
