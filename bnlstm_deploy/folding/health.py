@@ -108,4 +108,4 @@ def _ranges(rows: NDArray[np.bool_] | np.bool_) -> str:
     steps = np.flatnonzero(rows)
     runs = np.split(steps, np.flatnonzero(np.diff(steps) > 1) + 1)
     shown = [str(r[0]) if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in runs[:4]]
-    return ", ".join(shown) + (f" and {len(runs) - 4} more runs" if len(runs) > 4 else "")
+    return ", ".join(shown) + (f" and {len(runs) - 4} more" if len(runs) > 4 else "")

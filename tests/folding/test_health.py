@@ -45,6 +45,21 @@ def test_unvisited_steps_are_named():
     assert text.startswith("input_norm_l0_reverse: steps 1, 4 to 5 of 6 were never visited")
 
 
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        ((1, 3, 5, 7), "steps 1, 3, 5, 7 of 12"),
+        ((1, 3, 5, 7, 9), "steps 1, 3, 5, 7 and 1 more of 12"),
+        ((1, 3, 5, 7, 9, 11), "steps 1, 3, 5, 7 and 2 more of 12"),
+    ],
+)
+def test_of_many_runs_of_steps_four_are_named(steps, words):
+    model = visited(max_length=12)
+    model.input_norm_l0.num_batches_tracked[list(steps)] = 0
+    (text,) = warnings(model)
+    assert words in text
+
+
 def test_a_learned_state_at_a_step_whose_statistics_saw_none():
     model = visited(learn_initial_state=True)
     assert warnings(model) == []
