@@ -57,6 +57,16 @@ def test_what_sensitivity_grants_is_counted_and_explained():
     assert report.to_dict()["granted"] == 1
 
 
+@pytest.mark.parametrize(("activations", "eps"), [(None, 2**-23), ("int8", 1 / 127)])
+def test_the_algebra_is_granted_what_the_yardstick_shows_to_be_amplified(activations, eps):
+    rough = replace(WITHIN, own_error=5e-3)
+    metadata = Metadata("0" * 64, (), "scan", "factored", "float32", activations=activations)
+    report = Report((rough,), metadata, "0" * 64, ratio_limit=4.0, seed=0)
+    algebra = replace(rough, stage="algebra", kernel="")
+    amplified = report.budget(algebra) - 1e-10
+    assert amplified == pytest.approx(4 * 5e-3 * 2**-52 / eps, rel=1e-3)
+
+
 def test_a_failure_is_not_granted():
     report = report_of(WITHIN, FAILED)
     assert not report.passed
