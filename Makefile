@@ -117,7 +117,7 @@ clean:
 .venv/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt \
-		--editable '.[cpu,convert,serve,client,ray,native,dev,interop,study,hub,docs]'
+		--editable '.[cpu,convert,serve,client,ray,native,dev,interop,study,hub,docs,release]'
 	touch $@
 
 # Without the extras [cuda,cudnn], gigabytes in whose place the stubs are. The other two are headers.

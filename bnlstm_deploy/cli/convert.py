@@ -159,11 +159,12 @@ def convert(
 
     Example: bnlstm-deploy convert models/permuted-digits -o digits.onnx
     """
-    import torch
+    from bnlstm_deploy.exporting import export  # first, for it says which extra is missing
+
+    import torch  # isort: skip
 
     from bnlstm_deploy.cli.sequences import minibatches
     from bnlstm_deploy.cli.verify import run_check, show
-    from bnlstm_deploy.exporting import export
     from bnlstm_deploy.verification import record
 
     if budget is not None and not verify:

@@ -64,6 +64,8 @@ class Dispatcher:
             OverloadedError: The queue is full.
             DeadlineError: There was no answer in time.
         """
+        # The request may have been read for long, and another engine be there instead by now.
+        engine = self.records.models.find(engine.name, engine.version) or engine
         future = engine.submit(
             request.arrays,
             outputs=request.outputs,
