@@ -20,6 +20,12 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.stem for path in (ROOT / "docs").glob("*.md"))
 PHONE = 360  # pixels
+SCHEMES = {"light": "default", "dark": "slate"}
+
+FADED = """() => Promise.all(document.getAnimations()
+    .filter(animation => animation.effect.getComputedTiming().endTime !== Infinity)
+    .map(animation => animation.finished.catch(() => null)))"""
+"""Waits until colours are what they fade to."""
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,7 @@ def page(address):
     """A page of the browser that asks the site alone."""
     with chromium() as browser:
         page = browser.new_page()
+        page.add_init_script("localStorage.clear()")  # else the first scheme stays
         elsewhere = []
         page.on(
             "request",
@@ -72,6 +79,8 @@ def test_a_page_is_readable_and_accessible(page, address, name, scheme):
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": PHONE, "height": 740})
     page.goto(f"{address}{name}.html")
+    page.locator(f"body[data-md-color-scheme={SCHEMES[scheme]}]").wait_for(state="attached")
+    page.evaluate(FADED)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE
     found = Axe().run(page).response["violations"]
     problems = [(v["id"], [node["html"][:120] for node in v["nodes"][:3]]) for v in found]
