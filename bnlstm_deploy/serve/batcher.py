@@ -9,11 +9,33 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Condition, Thread
 from typing import Any
 
 from bnlstm_deploy.errors import DeadlineError, OverloadedError, SequenceError
 from bnlstm_deploy.serve.limits import Limits
+
+
+class Answer(Future[Any]):
+    """What becomes of a request. If it fails, `on_failure` is called before that can be seen."""
+
+    on_failure: Callable[[], None] | None = None
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Fail."""
+        if self.on_failure:
+            self.on_failure()
+        super().set_exception(exception)
+
+    def cancel(self) -> bool:
+        """Give up what is not running yet, and return whether that was so."""
+        if self.cancelled():
+            return True
+        given_up = super().cancel()
+        if given_up and self.on_failure:
+            self.on_failure()
+        return given_up
 
 
 @dataclass(eq=False)
@@ -33,8 +55,10 @@ class Request:
     """Requests of one group run in order, and never together; None if it has none."""
     timeout: float = 30.0
     """Seconds that it may wait."""
-    future: Future[Any] = field(default_factory=Future)
+    future: Answer = field(default_factory=Answer)
     arrived: float = field(default_factory=time.monotonic)
+    number: int = 0
+    """Which one it is of those in the queue, given there."""
 
 
 class Batcher:
@@ -57,7 +81,7 @@ class Batcher:
         self._queue: deque[Request] = deque()
         self._changed = Condition()
         self._waiting_bytes = self._waiting_streams = 0
-        self._running = 0
+        self._running = self._accepted = 0
         self._paused = False
         self._draining = self._closed = False
         self._thread = Thread(target=self._work, name=name, daemon=True)
@@ -75,14 +99,11 @@ class Batcher:
         with self._changed:
             if self._draining:
                 raise OverloadedError("the server is shutting down; ask another one")
-            if self._why_full(request):
-                # those that were given up make room
-                self._queue = deque(r for r in self._queue if not r.future.cancelled())
-                self._waiting_bytes = sum(r.payload_bytes for r in self._queue)
-                self._waiting_streams = sum(r.streams for r in self._queue)
-            full = self._why_full(request)
-            if full:
+            if full := self._why_full(request):
                 raise OverloadedError(f"{full}; try again later")
+            self._accepted = request.number = self._accepted + 1
+            # not of the request itself, which would then be kept until garbage is collected
+            request.future.on_failure = partial(self._failed, request.number, request.group)
             self._queue.append(request)
             self._waiting_bytes += request.payload_bytes
             self._waiting_streams += request.streams
@@ -123,13 +144,10 @@ class Batcher:
                 if batch is None:
                     return
                 self._running = len(batch)
-            live = [request for request in batch if _is_live(request)]
+            live = [request for request in batch if self._is_live(request)]
             if live:
                 self._run(live)
-            failed = {request.group for request in batch if _has_failed(request)} - {None}
             with self._changed:
-                for group in failed:
-                    self._fail_those_behind(group)
                 self._running = 0
                 self._changed.notify_all()
             del batch, live  # or their arrays would stay until the next request
@@ -166,18 +184,37 @@ class Batcher:
         self._waiting_bytes -= sum(request.payload_bytes for request in requests)
         self._waiting_streams -= sum(request.streams for request in requests)
 
-    def _fail_those_behind(self, group: Hashable) -> None:
-        """Refuse what waits behind a request that failed: it was sent as if that had been done."""
-        behind = [request for request in self._queue if request.group == group]
-        self._take_out(behind)
-        for request in behind:
-            if request.future.set_running_or_notify_cancel():
-                request.future.set_exception(
+    def _failed(self, number: int, group: Hashable) -> None:
+        """Take out a request, and refuse what waits behind it: that was sent as if it were done."""
+        with self._changed:
+            later = [request for request in self._queue if request.number > number]
+            behind = [r for r in later if r.group == group and group is not None]
+            self._take_out([*behind, *(r for r in self._queue if r.number == number)])
+            self._changed.notify_all()
+        for other in behind:
+            if other.future.set_running_or_notify_cancel():
+                other.future.set_exception(
                     SequenceError(
                         "the request before this one of its sequence failed; send that again, or "
                         "the sequence anew from its start, with sequence_start"
                     )
                 )
+
+    def _is_live(self, request: Request) -> bool:
+        """Return whether somebody still waits for a request."""
+        if not request.future.set_running_or_notify_cancel():
+            self._failed(request.number, request.group)  # its `cancel` may be yet to do that
+            return False
+        waited = time.monotonic() - request.arrived
+        if waited > request.timeout:
+            request.future.set_exception(
+                DeadlineError(
+                    f"the request waited {waited:.1f} s for its run, over its limit of "
+                    f"{request.timeout:g} s; try again later"
+                )
+            )
+            return False
+        return True
 
     def _collect(self) -> list[Request]:
         """Return the requests that run next: the oldest, and those that can join it."""
@@ -199,24 +236,3 @@ class Batcher:
             if request.group is not None:
                 passed.add(request.group)
         return batch
-
-
-def _has_failed(request: Request) -> bool:
-    future = request.future
-    return future.cancelled() or (future.done() and future.exception() is not None)
-
-
-def _is_live(request: Request) -> bool:
-    """Whether somebody still waits for a request."""
-    if not request.future.set_running_or_notify_cancel():
-        return False
-    waited = time.monotonic() - request.arrived
-    if waited > request.timeout:
-        request.future.set_exception(
-            DeadlineError(
-                f"the request waited {waited:.1f} s for its run, over its limit of "
-                f"{request.timeout:g} s; try again later"
-            )
-        )
-        return False
-    return True

@@ -1,5 +1,6 @@
 """Which requests share a run, in which order, and which are refused."""
 
+import queue
 import threading
 from dataclasses import replace
 
@@ -151,6 +152,50 @@ def test_what_waits_behind_a_request_that_failed_fails_too(batcher, runner):
     with pytest.raises(SequenceError, match="the request before this one of its sequence failed"):
         second.result(0)
     assert other.result(0) == 3
+
+
+def test_what_comes_when_a_request_has_failed_is_not_behind_it():
+    """Its sender has seen the failure, and sends that again."""
+
+    def run(requests):
+        for request in requests:
+            if request.payload == "bad":
+                request.future.set_exception(InputError("bad"))
+                again.put(put(batcher, "again", group="a"))
+            else:
+                request.future.set_result(request.payload)
+
+    again = queue.SimpleQueue()
+    batcher = Batcher(run, LIMITS)
+    put(batcher, "bad", group="a")
+    assert again.get(timeout=60).result(60) == "again"
+    batcher.close()
+
+
+def test_whoever_sees_that_a_request_failed_may_send_it_again(batcher, runner):
+    """What waited behind it is refused by then, not some time later."""
+    first = put(batcher, "bad", group="a")
+    behind = put(batcher, 2, group="a")
+    seen = []
+    first.add_done_callback(lambda _: seen.append(behind.done()))
+    finish(batcher, runner)
+    assert seen == [True]
+
+
+def test_what_waits_behind_a_request_that_was_given_up_fails_too(batcher, runner):
+    """In a queue that is full, too, where it makes room at once."""
+    before = put(batcher, 0, group="a")
+    given_up = put(batcher, 1, group="a")
+    behind = put(batcher, 2, group="a")
+    for number in range(5):
+        put(batcher, f"b{number}", key=1)
+    given_up.cancel()
+    with pytest.raises(SequenceError, match="the request before this one of its sequence failed"):
+        behind.result(0)
+    again = put(batcher, "again", group="a")
+    put(batcher, "one more", key=1)
+    assert finish(batcher, runner) == [[0], ["b0", "b1", "b2", "b3"], ["b4", "one more"], ["again"]]
+    assert (before.result(0), again.result(0)) == (0, "again")
 
 
 def test_bytes_bound_a_batch_and_what_waits(runner):
