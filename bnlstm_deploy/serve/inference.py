@@ -169,7 +169,7 @@ def read_parameters(parameters: Mapping[str, object]) -> tuple[Chunk | None, flo
         raise InputError(f"timeout is {timeout!r:.40}; pass microseconds as an integer from 0 on")
     if parameters.get("priority", 0) != 0:
         raise InputError("priority is given; this server has none: leave it out, or pass 0")
-    return _chunk(parameters), timeout / 1e6 if timeout else None
+    return read_chunk(parameters), timeout / 1e6 if timeout else None
 
 
 def check_output(name: str, parameters: Mapping[str, object]) -> None:
@@ -199,7 +199,12 @@ def check_outputs(wanted: Sequence[str], known: Sequence[Value]) -> None:
         raise InputError(f"an output is asked for twice; there are {names}")
 
 
-def _chunk(parameters: Mapping[str, object]) -> Chunk | None:
+def read_chunk(parameters: Mapping[str, object]) -> Chunk | None:
+    """Return which chunk of which sequence a request's parameters make it; None if of none.
+
+    Raises:
+        InputError: They have wrong types or values, or begin or end a sequence without a name.
+    """
     name = parameters.get("sequence_id", 0)
     start, end = (parameters.get(f"sequence_{which}", False) for which in ("start", "end"))
     if isinstance(name, bool) or not isinstance(name, int | str):

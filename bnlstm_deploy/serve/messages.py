@@ -17,9 +17,11 @@ from bnlstm_deploy.serve.inference import (
     describe,
     from_bytes,
     from_numbers,
+    read_chunk,
     read_parameters,
 )
 from bnlstm_deploy.serve.limits import Limits
+from bnlstm_deploy.serve.sequences import Chunk
 from bnlstm_deploy.signature import Array, Value
 
 CONTENTS = {
@@ -69,6 +71,15 @@ def parse(message: bytes, limits: Limits) -> pb.ModelInferRequest:
     except Exception as error:  # protobuf's is of another class in each implementation
         raise InputError(f"the message is no ModelInferRequest: {error}") from error
     return request
+
+
+def chunk_of(request: pb.ModelInferRequest) -> Chunk | None:
+    """Return which chunk of which sequence a request is, if of any.
+
+    Raises:
+        InputError: Its parameters do not say.
+    """
+    return read_chunk(_values(request.parameters))
 
 
 def read(

@@ -19,17 +19,17 @@ from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 from grpc_reflection.v1alpha.reflection import enable_server_reflection
 from tritonclient.grpc import service_pb2 as pb
 
-from bnlstm_deploy.errors import InputError, OverloadedError, SequenceError
+from bnlstm_deploy.errors import InputError, OverloadedError
 from bnlstm_deploy.serve.dispatch import Dispatcher
 from bnlstm_deploy.serve.engine import Engine
 from bnlstm_deploy.serve.faults import UnauthorizedError, fault_of, message_of
 from bnlstm_deploy.serve.guard import check_token
 from bnlstm_deploy.serve.inference import INLINE, InferRequest
 from bnlstm_deploy.serve.memory import Trimmer
-from bnlstm_deploy.serve.messages import parse, read, write
+from bnlstm_deploy.serve.messages import chunk_of, parse, read, write
 from bnlstm_deploy.serve.models import Models
+from bnlstm_deploy.serve.order import Order
 from bnlstm_deploy.serve.records import Records
-from bnlstm_deploy.serve.sequences import Chunk
 from bnlstm_deploy.serve.settings import Settings
 from bnlstm_deploy.serve.statistics import statistics
 
@@ -219,18 +219,16 @@ class _Service:
     ) -> AsyncIterator[Message]:
         """Answer the requests of a stream in their order.
 
-        They run as soon as they come. Of a sequence of which one failed, those that follow fail,
-        too, until one that begins it anew: they were sent before the client knew of it.
+        They run as soon as they come, but those of one sequence in their `Order`.
         """
         await self._admit("ModelStreamInfer", context)
         answers: asyncio.Queue[asyncio.Task[Message] | None] = asyncio.Queue(IN_STREAM)
-        turn = asyncio.Lock()
-        broken: set[int | str] = set()
+        order = Order()
 
         async def feed() -> None:
             try:
                 async for message in messages:
-                    await answers.put(asyncio.create_task(self._streamed(message, turn, broken)))
+                    await answers.put(asyncio.create_task(self._streamed(message, order)))
             finally:
                 await answers.put(None)
 
@@ -244,34 +242,25 @@ class _Service:
                 if (left := answers.get_nowait()) is not None:
                     left.cancel()
 
-    async def _streamed(
-        self, message: bytes, turn: asyncio.Lock, broken: set[int | str]
-    ) -> Message:
-        """Answer one request of a stream; an error is an answer, too.
-
-        Args:
-            message: The request.
-            turn: Requests of the stream are read and begun in their order.
-            broken: The sequences of which a request failed.
-        """
-        id, chunk = "", None
+    async def _streamed(self, message: bytes, order: Order) -> Message:
+        """Answer one request of a stream; an error is an answer, too."""
+        id, known = "", False
         try:
             with self._taken(message), contextlib.ExitStack() as record:
-                async with turn:
+                async with order.reading:
                     request = await self._parsed(message)
                     id = request.id
                     record.enter_context(self._record(request))
+                    chunk = chunk_of(request)
+                    known = True
+                async with order.turn(chunk):
                     engine, asked = await self._read(request)
-                    chunk = asked.chunk
-                    _check_whole(chunk, broken)
-                    running = asyncio.ensure_future(self.dispatcher.infer(engine, asked))
-                    await asyncio.sleep(0)  # now it is in its queue
-                results = await running
+                    results = await self.dispatcher.infer(engine, asked)
             answer = write(results, (engine.name, engine.version), id)
             return pb.ModelStreamInferResponse(infer_response=answer)
         except Exception as error:
-            if chunk is not None:
-                broken.add(chunk.sequence_id)
+            if not known:
+                order.lose()
             return pb.ModelStreamInferResponse(
                 error_message=message_of(error), infer_response=pb.ModelInferResponse(id=id)
             )
@@ -341,22 +330,6 @@ class _Service:
         except UnauthorizedError as error:
             self.records.refused("grpc", error)
             await context.abort(fault_of(error).code, message_of(error))
-
-
-def _check_whole(chunk: Chunk | None, broken: set[int | str]) -> None:
-    """Refuse what follows a request that failed.
-
-    Raises:
-        SequenceError: The sequence has to begin anew.
-    """
-    if chunk is None or chunk.sequence_id not in broken:
-        return
-    if not chunk.start:
-        raise SequenceError(
-            f"a request of sequence {chunk.sequence_id!r} before this one failed; send it anew "
-            "from its start, with sequence_start"
-        )
-    broken.discard(chunk.sequence_id)
 
 
 def _bytes(message: Message) -> bytes:

@@ -196,7 +196,7 @@ def test_a_client_that_leaves_cancels_its_request(model_path):
             assert not left.done()  # it waits an hour for a second stream
         left.cancel()
         assert server.wait_for("request", id="left")["reason"] == "cancelled"
-        assert stub.ModelInfer(request(**one)).outputs
+        assert stub.ModelInfer(request()).outputs  # a batch by itself
 
 
 def test_without_the_token_only_probes_answer(model_path):
@@ -215,3 +215,33 @@ def test_without_the_token_only_probes_answer(model_path):
                         method(message, metadata=metadata)
                     assert caught.value.code() == CODE.UNAUTHENTICATED
         assert tritonclient(server.grpc, "secret")["ready"]
+
+
+def chunk(**fields):
+    parameters = {"sequence_id": {"int64_param": 5}} | fields.pop("parameters", {})
+    return request(parameters=parameters, **fields)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        chunk(raw_input_contents=[RAW[1:]]).SerializeToString(),
+        chunk(tensor={"datatype": "FP64"}).SerializeToString(),
+        chunk(model_name="x").SerializeToString(),
+        chunk(parameters={"sequence_id": {"bool_param": True}}).SerializeToString(),
+        b"\xff" * 9,
+    ],
+)
+def test_no_chunk_of_a_stream_is_computed_after_one_that_could_not_be(server, bad):
+    """They were sent before the client knew; the state that they went on from would lack it."""
+    begin = chunk(parameters={"sequence_start": {"bool_param": True}}).SerializeToString()
+    goes_on = chunk().SerializeToString()
+    with grpc.insecure_channel(server.grpc) as channel:
+        stream = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        sent = [begin, goes_on, bad, goes_on, goes_on, begin, goes_on]
+        errors = [answer.error_message for answer in stream(iter(sent))]
+    assert [bool(error) for error in errors] == [False, False, True, True, True, False, False]
+    assert all("send the sequence anew" in error for error in errors[3:5])
