@@ -112,6 +112,7 @@ class Models:
         self.draining = False
         self._repository = repository
         self._unloaded: list[tuple[str, str]] = []
+        self._changing = asyncio.Lock()
         self._set(engines)
 
     @property
@@ -220,7 +221,8 @@ class Models:
                 before stay.
             UnknownModelError: There are no files of this name.
         """
-        await self._load(name, self._may_change())
+        # If who asks leaves, it is done nevertheless: half done, sequences would be lost.
+        await asyncio.shield(self._load(name, self._may_change()))
 
     async def reload(self) -> None:
         """Open all files anew, as `load` does, and those that are new.
@@ -250,13 +252,7 @@ class Models:
             UnknownModelError: There is no such model.
         """
         self._may_change()
-        self.get(name)
-        before = [engine for engine in self.engines if engine.name == name]
-        self._unloaded += [(engine.name, engine.version) for engine in before]
-        self._set([engine for engine in self.engines if engine.name != name])
-        for engine in before:
-            await _drained(engine)
-            await asyncio.to_thread(engine.close)
+        await asyncio.shield(self._unload(name))
 
     def _may_change(self) -> Repository:
         if self._repository is None or not self._controlled:
@@ -266,22 +262,27 @@ class Models:
         return self._repository
 
     async def _load(self, name: str, repository: Repository) -> None:
-        opened = await asyncio.to_thread(_opened, repository, name)
-        before = {e.version: e for e in self.engines if e.name == name}
-        for engine in opened:
-            engine.pause(engine.version in before)  # until it has the sequences of the one before
-        self._unloaded = [one for one in self._unloaded if one[0] != name]
-        self.broken = [one for one in self.broken if one.entry.name != name]
-        self._set([*(e for e in self.engines if e.name != name), *opened])
-        try:
-            await asyncio.gather(*(_drained(engine) for engine in before.values()))
-        finally:
+        async with self._changing:
+            opened = await asyncio.to_thread(_opened, repository, name)
+            before = {e.version: e for e in self.engines if e.name == name}
+            for engine in opened:
+                engine.pause(engine.version in before)  # until it has the sequences of that
+            self._unloaded = [one for one in self._unloaded if one[0] != name]
+            self.broken = [one for one in self.broken if one.entry.name != name]
+            self._set([*(e for e in self.engines if e.name != name), *opened])
+            await asyncio.gather(*(_closed(engine) for engine in before.values()))
             for engine in opened:
                 if engine.version in before:
                     engine.take_over(before[engine.version])
                 engine.pause(False)
-        for engine in before.values():
-            await asyncio.to_thread(engine.close)
+
+    async def _unload(self, name: str) -> None:
+        async with self._changing:
+            self.get(name)
+            before = [engine for engine in self.engines if engine.name == name]
+            self._unloaded += [(engine.name, engine.version) for engine in before]
+            self._set([engine for engine in self.engines if engine.name != name])
+            await asyncio.gather(*(_closed(engine) for engine in before))
 
     def _set(self, engines: Sequence[Engine]) -> None:
         ordered = sorted(engines, key=lambda engine: (engine.name, int(engine.version)))
@@ -295,8 +296,10 @@ class Models:
         self._by_name: Mapping[tuple[str, str], Engine] = by_name
 
 
-async def _drained(engine: Engine) -> None:
+async def _closed(engine: Engine) -> None:
+    """Let an engine answer what it has accepted; what runs then ends, however long it takes."""
     await asyncio.to_thread(engine.drain, engine.limits.timeout)
+    await asyncio.to_thread(engine.close)
 
 
 def _opened(repository: Repository, name: str) -> list[Engine]:
