@@ -65,7 +65,7 @@ wheels: .venv/installed
 MUTATE ?= bnlstm_deploy/folding
 MUTANTS ?= 50
 mutate: .venv/installed
-	$(BIN)/pip install --quiet --constraint constraints.txt cosmic-ray==8.7.0
+	$(BIN)/pip install --quiet --constraint constraints.txt cosmic-ray==8.7.0 pytest-cov==7.1.0
 	$(BIN)/python -m tools.mutate $(MUTATE) --mutants $(MUTANTS)
 
 test-native-oldest: $(OLDEST)/installed

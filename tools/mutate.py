@@ -3,28 +3,30 @@
 python -m tools.mutate bnlstm_deploy/folding --mutants 50
 
 Cosmic Ray makes them: another operator, another number, a condition turned around, a loop left out.
-A room has thousands, so that a sample is drawn; with the same seed it is the same. The tests of the
-module itself come first, which notice most of them at once, then all fast ones of the room.
+A room has thousands, so that a sample is drawn; with the same seed it is the same. The tests that
+run a mutant's lines come first, the shortest first, which notice most of them at once; then all
+fast ones of the room.
 """
 
 import os
 import random
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from cosmic_ray.commands import init
 from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import TestOutcome
+from coverage import CoverageData
 from rich.console import Console
 from rich.progress import track
 
@@ -47,11 +49,16 @@ SAME = ("_Eq_Is", "_NotEq_IsNot", "_Is_Eq", "_IsNot_NotEq")
 
 PYTEST = f"{sys.executable} -m pytest -x -q -p no:cacheprovider -m 'not slow'"
 
+MEASURED = "--cov=bnlstm_deploy --cov-context=test --cov-report= --durations=0 --durations-min=0"
+
+TOOK = re.compile(r"^([0-9.]+)s (?:setup|call|teardown) +(.*)$", re.MULTILINE)
+"""A line of pytest's durations."""
+
 SURVIVORS = 0.05
 """The part of mutants that may survive."""
 
-SLOWER = 4.0
-"""Times longer that tests may take with a mutant: one that never ends is noticed."""
+SLOWER, START = 4.0, 60.0
+"""Times longer that tests may take with a mutant, and seconds more; what never ends is noticed."""
 
 
 def main(
@@ -66,17 +73,17 @@ def main(
         copy(Path(folder))
         os.chdir(folder)
         drawn = list(draw(room, mutants, seed))
-        everything = f"{PYTEST} {' '.join(TESTS[name])}"
-        if seconds(everything) is None:
-            sys.exit(f"error: the tests fail without a mutant: {everything}")
+        with console.status("Running all tests without a mutant"):
+            took = durations(TESTS[name])
+        everything = Tests(TESTS[name], sum(took.values()))
         survivors = 0
         for item in track(drawn, console=console):
-            own = f"{PYTEST} {own_tests(item.mutations[0].module_path)}"
-            for command in (own, everything):
-                took = seconds(command)
-                if took is None:
+            for tests in (covering(item.mutations[0], took), everything):
+                if not tests.names:
                     continue
-                result = mutate_and_test(item.mutations, command, SLOWER * took)
+                Path("tests.txt").write_text("\n".join(tests.names))
+                limit = SLOWER * tests.seconds + START
+                result = mutate_and_test(item.mutations, f"{PYTEST} @tests.txt", limit)
                 if result.test_outcome is not TestOutcome.SURVIVED:
                     break
             if result.test_outcome is TestOutcome.SURVIVED:
@@ -87,17 +94,34 @@ def main(
         raise typer.Exit(1)
 
 
-@cache
-def seconds(command: str) -> float | None:
-    """Return how long tests take without a mutant; None if they fail, or there are none."""
-    start = time.monotonic()
-    result = subprocess.run(shlex.split(command), capture_output=True, check=False)
-    return None if result.returncode else time.monotonic() - start
+class Tests(NamedTuple):
+    """Tests that run one after the other."""
+
+    names: list[str]
+    seconds: float
 
 
-def own_tests(module: Path) -> Path:
-    """Return the file of a module's own tests, which need not be there."""
-    return Path("tests", *module.parts[1:-1], f"test_{module.name}")
+def durations(tests: list[str]) -> dict[str, float]:
+    """Run tests, noting in .coverage which lines each runs; return the seconds that each takes."""
+    command = [*shlex.split(f"{PYTEST} {MEASURED}"), *tests]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"error: the tests fail without a mutant: {shlex.join(command)}")
+    took: defaultdict[str, float] = defaultdict(float)
+    for seconds, name in TOOK.findall(result.stdout):
+        took[name] += float(seconds)
+    return took
+
+
+def covering(mutation: Any, took: dict[str, float]) -> Tests:  # noqa: ANN401
+    """Return the tests that run the lines of a mutant, the shortest first."""
+    data = CoverageData()
+    data.read()
+    contexts = data.contexts_by_lineno(str(mutation.module_path.resolve()))
+    lines = range(mutation.start_pos[0], mutation.end_pos[0] + 1)
+    names = {context.rpartition("|")[0] for line in lines for context in contexts.get(line, ())}
+    known = sorted(names & took.keys(), key=lambda name: took[name])
+    return Tests(known, sum(took[name] for name in known))
 
 
 def copy(folder: Path) -> None:
