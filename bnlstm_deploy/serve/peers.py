@@ -256,7 +256,7 @@ class _Line:
             packed = msgspec.Raw(msgspec.msgpack.encode(content))
             try:
                 await _write(writer, _Ask(number, kind, packed))
-            except OSError:
+            except BaseException:  # whoever asks may have left
                 del self._waiting[number]
                 raise
         try:
