@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,8 @@ def start(config_file):
     )
     # The function body is slow enough for requests to meet, and for a node to die among them.
     options = Options.model_validate(application.args | {"native": False})
+    # However long all this takes here, only the loss of a node ends a sequence.
+    options.limits = replace(options.limits, sequence_idle=3600.0)
     serve.run(build(options), name=application.name, route_prefix=application.route_prefix)
     return cluster, workers
 
