@@ -49,7 +49,10 @@ SAME = ("_Eq_Is", "_NotEq_IsNot", "_Is_Eq", "_IsNot_NotEq")
 
 PYTEST = f"{sys.executable} -m pytest -x -q -p no:cacheprovider -m 'not slow'"
 
-MEASURED = "--cov=bnlstm_deploy --cov-context=test --cov-report= --durations=0 --durations-min=0"
+MEASURED = (
+    "--numprocesses=auto --cov=bnlstm_deploy --cov-context=test --cov-report= --durations=0 "
+    "--durations-min=0"
+)
 
 TOOK = re.compile(r"^([0-9.]+)s (?:setup|call|teardown) +(.*)$", re.MULTILINE)
 """A line of pytest's durations."""
@@ -106,7 +109,7 @@ def durations(tests: list[str]) -> dict[str, float]:
     command = [*shlex.split(f"{PYTEST} {MEASURED}"), *tests]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        sys.exit(f"error: the tests fail without a mutant: {shlex.join(command)}")
+        sys.exit(f"{result.stdout}\nerror: the tests fail without a mutant: {shlex.join(command)}")
     took: defaultdict[str, float] = defaultdict(float)
     for seconds, name in TOOK.findall(result.stdout):
         took[name] += float(seconds)
