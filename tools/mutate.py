@@ -78,7 +78,7 @@ def main(
         drawn = list(draw(room, mutants, seed))
         with console.status("Running all tests without a mutant"):
             took = durations(TESTS[name])
-        everything = Tests(TESTS[name], sum(took.values()))
+        everything = Tests(["--numprocesses=auto", *TESTS[name]], sum(took.values()))
         survivors = 0
         for item in track(drawn, console=console):
             for tests in (covering(item.mutations[0], took), everything):
@@ -98,7 +98,7 @@ def main(
 
 
 class Tests(NamedTuple):
-    """Tests that run one after the other."""
+    """What pytest is to run, and how long it takes one after the other."""
 
     names: list[str]
     seconds: float
