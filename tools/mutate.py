@@ -144,9 +144,16 @@ def draw(room: Path, number: int, seed: int) -> Iterator[Any]:
     with use_db(":memory:", WorkDB.Mode.create) as database:
         init(files, database, {})
         items = [item for item in database.pending_work_items if not equivalent(item.mutations[0])]
+    items.sort(key=lambda item: place(item.mutations[0]))  # they come in the order of random ids
     chosen = random.Random(seed).sample(items, min(number, len(items)))
-    yield from sorted(
-        chosen, key=lambda item: (item.mutations[0].module_path, item.mutations[0].start_pos)
+    yield from sorted(chosen, key=lambda item: place(item.mutations[0]))
+
+
+def place(mutation: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Return where a mutant is, and which of those there."""
+    return (
+        *(mutation.module_path, mutation.start_pos),
+        *(mutation.operator_name, mutation.occurrence, str(mutation.operator_args)),
     )
 
 
