@@ -17,7 +17,7 @@ from bnlstm_deploy.errors import DeadlineError, OverloadedError, SequenceError
 from bnlstm_deploy.serve.limits import Limits
 
 
-class Answer(Future[Any]):
+class Outcome(Future[Any]):
     """What becomes of a request. If it fails, `on_failure` is called before that can be seen."""
 
     on_failure: Callable[[], None] | None = None
@@ -55,7 +55,7 @@ class Request:
     """Requests of one group run in order, and never together; None if it has none."""
     timeout: float = 30.0
     """Seconds that it may wait."""
-    future: Answer = field(default_factory=Answer)
+    future: Outcome = field(default_factory=Outcome)
     arrived: float = field(default_factory=time.monotonic)
     number: int = 0
     """Which one it is of those in the queue, given there."""

@@ -19,8 +19,8 @@ class Held:
 
     def __init__(self, path, monkeypatch):
         self.path = path
-        repository = Repository([str(path)], open_one)
-        self.models = Models(*repository.open(), repository, controlled=True)
+        self.repository = Repository([str(path)], open_one)
+        self.models = Models(*self.repository.open(), self.repository, controlled=True)
         self.before = self.models.open("small")
         self.go, running, run = Event(), Event(), self.before._run_graph
 
@@ -87,3 +87,25 @@ def test_who_asked_for_a_model_to_be_loaded_may_leave(held):
         await asyncio.to_thread(held.check)
 
     asyncio.run(load_and_leave())
+
+
+def test_loads_at_one_time_are_done_one_after_the_other(held, monkeypatch):
+    ended = []  # whether the run before it had, when files were opened
+    open_files = held.repository.open
+
+    def opened(name):
+        ended.append(held.go.is_set())
+        return open_files(name)
+
+    monkeypatch.setattr(held.repository, "open", opened)
+
+    async def load_twice():
+        loading = [asyncio.create_task(held.models.load("small")) for _ in range(2)]
+        while held.models.get("small") is held.before:
+            await asyncio.sleep(0.01)
+        held.go.set()
+        await asyncio.gather(*loading)
+        await asyncio.to_thread(held.check)
+
+    asyncio.run(load_twice())
+    assert ended == [False, True]
