@@ -1,8 +1,6 @@
 """The hub's mixin, on folders and on a cache of the hub's shape: nothing is fetched."""
 
 import shutil
-import subprocess
-import sys
 from functools import partial
 
 import numpy as np
@@ -14,6 +12,7 @@ from bnlstm_deploy import Session, hub, nn
 from bnlstm_deploy.cli.serve import _found
 from bnlstm_deploy.download import download, local
 from bnlstm_deploy.errors import InputError, MissingExtraError
+from tests.cli.command import run
 from tests.models import randomize
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -105,15 +104,12 @@ def offline(cache, monkeypatch):
 
 
 def test_convert_takes_a_hub_id(offline, folder, tmp_path):
-    command = [sys.executable, "-m", "bnlstm_deploy", "convert", "hf:someone/digits"]
-    command += ["-o", tmp_path / "m.onnx", "--no-verify"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(tmp_path, "convert", "hf:someone/digits", "-o", "m.onnx", "--no-verify")
     assert done.returncode == 0, done.stderr
     x = np.ones((1, 4, 2), np.float32)
     found, expected = (Session(p)(x)[0] for p in (tmp_path / "m.onnx", folder / "model.onnx"))
     np.testing.assert_array_equal(found, expected)
-    command[4], command[6] = "hf:someone/else", tmp_path / "other.onnx"
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(tmp_path, "convert", "hf:someone/else", "-o", "other.onnx", "--no-verify")
     assert done.returncode == 2
     assert "someone/else is no folder, and the hub gives none by that id" in done.stderr
     assert "Traceback" not in done.stderr

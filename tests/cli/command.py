@@ -1,6 +1,6 @@
-"""Runs the command in a process of its own, forked where all is imported: importing takes longest.
+"""Runs the command in a process of its own, forked where all is imported, and has exported once.
 
-That nothing heavy is imported without need is tested elsewhere.
+Importing takes longest. That nothing heavy is imported without need is tested elsewhere.
 """
 
 import multiprocessing
@@ -12,7 +12,8 @@ from pathlib import Path
 
 PRELOADED = (
     *("bnlstm_deploy.cli.main", "bnlstm_deploy.checkpoint", "bnlstm_deploy.exporting"),
-    *("bnlstm_deploy.verification.check", "bnlstm_deploy.runtime", "torch._dynamo", "onnxscript"),
+    *("bnlstm_deploy.verification.check", "bnlstm_deploy.runtime", "torch._dynamo"),
+    "tests.cli.warm",
 )
 
 TIMEOUT = 300

@@ -21,10 +21,11 @@ def model():
 
 
 def test_there_is_a_figure_for_each_normalization(model):
-    titles = [figure.title for figure in draw_statistics(model)]
+    figures = list(draw_statistics(model))
+    titles = [figure.title for figure in figures]
     assert len(titles) == len(set(titles)) == 3 * 4
     assert titles[0] == "input_norm_l0"
-    for figure in draw_statistics(model):
+    for figure in figures:
         assert figure.svg.startswith("<svg")
         assert "never visited" in figure.label
         assert not re.search(r"#01010", figure.svg), "colours are the page's"

@@ -33,6 +33,7 @@ def test_mnist_is_split_once():
     assert 0 <= parts.train.x.min() < parts.train.x.max() == 1
 
 
+@pytest.mark.slow
 def test_the_text_is_letters_and_single_spaces():
     text = data.text()
     assert 2_800_000 < len(text) < 3_000_000
@@ -40,6 +41,7 @@ def test_the_text_is_letters_and_single_spaces():
     assert "  " not in "".join(data.ALPHABET[code] for code in text[:100_000].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_chunks_of_characters_go_on_where_the_last_ones_ended(part):
     task = tasks(quick=True)["characters"]

@@ -17,7 +17,7 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", ["digits", "characters"])
+@pytest.mark.parametrize("name", ["digits", pytest.param("characters", marks=pytest.mark.slow)])
 def test_an_interrupted_experiment_loses_one_epoch_and_ends_the_same(tmp_path, name):
     experiment = Experiment(name, num_layers=2, dropout=0.3)
     task = tasks(quick=True)[name]
