@@ -14,6 +14,7 @@ from bnlstm_deploy.exporting import export
 from bnlstm_deploy.folding import fold
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.normalizations import PATHS
+from bnlstm_deploy.npz import read_npz
 from tests.verification.quick import check
 
 RECORDED = Path(__file__).parents[2] / "shared" / "checkpoints"
@@ -98,7 +99,7 @@ def bidirectional_shared():
 @pytest.mark.parametrize("run", ["training model", "fold"])
 def test_recorded_float64_outputs_are_met(load, run):
     model, learned = load()
-    recorded = np.load(RECORDED / f"{load.__name__}.npz")
+    recorded = read_npz(RECORDED / f"{load.__name__}.npz")
     x = torch.from_numpy(recorded["x"]).double().transpose(0, 1)
     state = None
     if learned is not None:

@@ -9,7 +9,7 @@ from bnlstm_deploy.extras import require
 from bnlstm_deploy.folding.health import Marks, marks
 from bnlstm_deploy.nn import BNLSTM, StepwiseBatchNorm
 from bnlstm_deploy.pages.document import Drawn
-from bnlstm_deploy.pages.svg import BAD, LINE, MUTED, page_style, render
+from bnlstm_deploy.pages.svg import BAD, LINE, MUTED, WIDTH, add_ramp, page_style, render
 
 require("matplotlib", extra="report")
 
@@ -17,7 +17,6 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-WIDTH = 9.6  # inches; the page scales it to its own width
 CELLS = 512
 """Timesteps, and features, of a map at most; of more that share a cell one is shown."""
 GATES = "ifgo"
@@ -83,15 +82,7 @@ def _draw_map(axis: Axes, values: Map, gates: str) -> None:
         cmap="viridis",
         extent=(-0.5, steps - 0.5, features - 0.5, -0.5),
     )
-    low, high = image.get_clim()
-    if low == high:
-        low, high = low - 1, high + 1
-    inset = axis.inset_axes((1.02, 0, 0.03, 1))  # Figure.colorbar draws shapes, with seams between
-    ramp = np.linspace(high, low, 101)[:, None]
-    inset.imshow(ramp, aspect="auto", cmap="viridis", extent=(0, 1, low, high))
-    inset.set_xticks([])
-    inset.yaxis.tick_right()
-    inset.yaxis.set_major_locator(MaxNLocator(4))
+    add_ramp(image, ticks=4)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if gates:
         size = features // len(gates)

@@ -4,14 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from bnlstm_deploy.extras import require
 from bnlstm_deploy.pages.document import Drawn
-from bnlstm_deploy.pages.svg import FIRST, SECOND, THIRD, page_style, render
+from bnlstm_deploy.pages.svg import FIRST, SECOND, THIRD, WIDTH, page_style, render
 
 require("matplotlib", extra="report")
 
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator  # noqa: E402
 
-WIDTH = 9.6  # inches; the page scales it to its own width
 HEIGHT = 3.2
 COLORS = (FIRST, SECOND, THIRD)
 

@@ -12,7 +12,10 @@ from bnlstm_deploy.extras import require
 require("matplotlib", extra="report")
 
 import matplotlib.style  # noqa: E402
+import numpy as np  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.image import AxesImage  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 COLORS = (
     *("ink", "muted", "line", "shade", "bad"),
@@ -22,6 +25,8 @@ COLORS = (
 INK, MUTED, LINE, SHADE, BAD, FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = (
     f"#01010{index:x}" for index in range(len(COLORS))
 )
+
+WIDTH = 9.6  # inches; the page scales it to its own width
 
 STYLE = {
     "axes.edgecolor": LINE,
@@ -51,6 +56,19 @@ def page_style(plot: str, **changes: object) -> Iterator[None]:
     with matplotlib.style.context(styles), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
         yield
+
+
+def add_ramp(image: AxesImage, ticks: int) -> None:
+    """Put the colours of a map beside it: `Figure.colorbar` draws shapes, with seams between."""
+    low, high = image.get_clim()
+    if low == high:
+        low, high = low - 1, high + 1
+    ramp = image.axes.inset_axes((1.02, 0, 0.02, 1))
+    colors = np.linspace(high, low, 101)[:, None]
+    ramp.imshow(colors, aspect="auto", cmap=image.get_cmap(), extent=(0, 1, low, high))
+    ramp.set_xticks([])
+    ramp.yaxis.tick_right()
+    ramp.yaxis.set_major_locator(MaxNLocator(ticks))
 
 
 def render(figure: Figure) -> str:

@@ -94,7 +94,7 @@ class Engine:
         self.optional = frozenset(value.name for value in signature.state_inputs)
         self.outputs = (*signature.outputs, *signature.state_outputs)
         self.ready = False
-        self.sequences = Sequences(self.metadata, self.limits)
+        self.sequences = Sequences(signature, self.limits)
         self._lock = threading.Lock()
         self._requests = self._executions = self._inferences = 0
         self._queue_seconds, self._compute_seconds = Durations(), Durations()

@@ -8,9 +8,8 @@ from threading import Lock
 from typing import NamedTuple
 
 from bnlstm_deploy.errors import InputError, OverloadedError, SequenceError
-from bnlstm_deploy.metadata import CARRIED, Metadata
 from bnlstm_deploy.serve.limits import Limits
-from bnlstm_deploy.signature import Array
+from bnlstm_deploy.signature import Array, Signature
 
 
 class Chunk(NamedTuple):
@@ -37,20 +36,15 @@ class Sequences:
     chunk that fails leaves the state as it was, and may be sent again. Safe to use from threads.
 
     Args:
-        metadata: The model's.
+        signature: The model's.
         limits: How many there may be, and how long they are kept.
         clock: Seconds; replaced in tests.
     """
 
     def __init__(
-        self, metadata: Metadata, limits: Limits, clock: Callable[[], float] = time.monotonic
+        self, signature: Signature, limits: Limits, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._carried = {
-            layers.value_name(given): layers.value_name(result)
-            for layers in metadata.layers
-            for given, result in CARRIED.items()
-        }
-        self._streams = all(layers.streams for layers in metadata.layers)
+        self._signature = signature
         self._limits = limits
         self._clock = clock
         self._held: OrderedDict[int | str, _Held] = OrderedDict()
@@ -75,17 +69,16 @@ class Sequences:
             InputError: The model cannot continue streams, a state is given to a later chunk, or
                 the chunk has more streams than are held of all sequences.
         """
-        if not self._streams:
-            raise InputError(
-                "this model cannot continue a sequence: it has two directions or materialized "
-                "weights. Send whole sequences, without sequence_id"
-            )
+        if not self._signature.streams:
+            own = "a model that passes states to its BNLSTM itself"
+            why = next(iter(self._signature.whole.values()), own)
+            raise InputError(f"this is {why}. Send whole sequences, without sequence_id")
         if streams > self._limits.max_sequences:
             raise InputError(
                 f"{streams} streams are more than the server's max_sequences of "
                 f"{self._limits.max_sequences}; carry the states in the client"
             )
-        states = sorted(self._carried.keys() & given.keys())
+        states = sorted(self._signature.carried.keys() & given.keys())
         if states and not chunk.start:
             raise InputError(
                 f"{states[0]!r} is given for sequence {chunk.sequence_id!r}, whose state the "
@@ -138,7 +131,7 @@ class Sequences:
             self._drop(chunk.sequence_id)
             if chunk.end:
                 return
-            feeds = {given: results[result] for given, result in self._carried.items()}
+            feeds = {given: results[result] for given, result in self._signature.carried.items()}
             self._held[chunk.sequence_id] = _Held(feeds, streams, self._clock())
             self._total += streams
 

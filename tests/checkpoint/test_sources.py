@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from bnlstm_deploy.npz import read_npz
 from tests.checkpoint.sources import SOURCES, hellozgy, jihunchoi, wrapped
 
 RECORDED = Path(__file__).parents[3] / "shared" / "checkpoints"
@@ -255,7 +256,7 @@ def test_recorded_float64_outputs_are_met(name, source):
     assert {k for k in state if k[:3] != "fc."} == {k for k in generated if k[:3] != "fc."}
     for key in state.keys() & generated.keys() - {"fc.weight", "fc.bias"}:
         assert (state[key].shape, state[key].dtype) == (generated[key].shape, generated[key].dtype)
-    recorded = np.load(RECORDED / f"{name}.npz")
+    recorded = read_npz(RECORDED / f"{name}.npz")
     result = replace(source, tensors=state).run(recorded["x"])
     for ours, theirs in zip(result, ("output", "h_n", "c_n"), strict=True):
         assert_allclose(ours, recorded[f"{theirs}_fp64"], rtol=0, atol=1e-10)

@@ -12,6 +12,7 @@ from bnlstm_deploy.checkpoint import import_checkpoint, save_checkpoint
 from bnlstm_deploy.cli.main import main
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.npz import read_npz
 from tests.checkpoint.test_read import checkpoint
 from tests.models import randomize
 
@@ -71,7 +72,7 @@ def save(path, like, **changes):
 def test_a_state_is_what_a_run_of_the_model_wrote(command, refused, made):
     assert command("run", "m.onnx", "-i", "x.npz", "-o", "first.npz")[0] == 0
     assert command(*RUN, "--state", "first.npz", "--force")[0] == 0
-    first, second = (np.load(made / name) for name in ("first.npz", "y.npz"))
+    first, second = (read_npz(made / name) for name in ("first.npz", "y.npz"))
     assert (second["next_step"] == first["next_step"] + 6).all()
     again = (*RUN, "--force", "--state")
     refused(

@@ -14,6 +14,7 @@ from bnlstm_deploy.checkpoint import load_checkpoint, save_checkpoint
 from bnlstm_deploy.cli.main import app
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.npz import read_npz
 from tests.checkpoint.sources import SOURCES
 from tests.checkpoint.test_loading import to_torch
 from tests.models import randomize
@@ -94,7 +95,7 @@ def test_a_wrong_layout_is_caught_by_the_recording_and_the_right_one_named(run, 
 
 
 def test_other_weights_match_in_no_way(run, source, tmp_path):
-    recording = dict(np.load(tmp_path / "recorded.npz"))
+    recording = read_npz(tmp_path / "recorded.npz")
     np.savez(tmp_path / "recorded.npz", **recording | {"output": recording["output"] + 0.1})
     result = run("convert", "rnn.pt", "-o", "m.onnx", "--check", "recorded.npz")
     assert result.status == 1

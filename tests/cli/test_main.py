@@ -13,6 +13,7 @@ from bnlstm_deploy.checkpoint import save_checkpoint
 from bnlstm_deploy.cli.main import app
 from bnlstm_deploy.exporting.forms import scan
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.npz import read_npz
 from bnlstm_deploy.version import __version__
 from tests.cli.command import run
 from tests.models import randomize
@@ -80,14 +81,14 @@ def test_verify_names_a_file_exported_from_other_weights(folder):
 
 
 def test_run_continues_a_stream(folder):
-    x = np.load(folder / "x.npz")["input"]
+    x = read_npz(folder / "x.npz")["input"]
     np.savez(folder / "first.npz", input=x[:, :3])
     np.savez(folder / "rest.npz", input=x[:, 3:])
     assert run(folder, "run", "m.onnx", "-i", "x.npy", "-o", "whole.npz").returncode == 0
     assert run(folder, "run", "m.onnx", "-i", "first.npz", "-o", "y1.npz").returncode == 0
     result = run(folder, "run", "m.onnx", "-i", "rest.npz", "-o", "y2.npz", "--state", "y1.npz")
     assert result.returncode == 0, result.stderr
-    whole, parts = np.load(folder / "whole.npz"), np.load(folder / "y2.npz")
+    whole, parts = read_npz(folder / "whole.npz"), read_npz(folder / "y2.npz")
     np.testing.assert_allclose(parts["output"], whole["output"], atol=1e-6)
     assert parts["next_step"].tolist() == [7] * 4
     again = run(folder, "run", "m.onnx", "-i", "x.npy", "-o", "whole.npz")

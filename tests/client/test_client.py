@@ -175,7 +175,7 @@ def test_a_bidirectional_model_runs_whole_sequences_only(served, x):
             client.run(x, state=state)
         with pytest.raises(InputError, match="no input 'start_step'"):
             client.run(x, state=State(state.h, state.c, np.zeros(9, np.int64)))
-        with pytest.raises(InputError, match="cannot continue a sequence"):
+        with pytest.raises(InputError, match="cannot continue a stream"):
             client.sequence()(x)
 
 

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
+from bnlstm_deploy.npz import read_npz
 
 PACKAGE = Path(__file__).parents[2] / "bnlstm_deploy"
 
@@ -91,7 +92,7 @@ def test_the_runtime_needs_neither_torch_nor_onnx(make_environment, tmp_path):
     ):
         result = run(python, "-c", COMMANDS, *command, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-    np.testing.assert_array_equal(np.load(tmp_path / "y.npz")["output"], output)
+    np.testing.assert_array_equal(read_npz(tmp_path / "y.npz")["output"], output)
     for extra, command in (
         ("convert", ["convert", "checkpoint", "-o", "n.onnx"]),
         ("serve", ["serve", "m.onnx"]),

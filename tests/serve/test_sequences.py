@@ -24,7 +24,7 @@ def clock():
 @pytest.fixture
 def sequences(files, clock):
     limits = Limits(max_sequences=2, sequence_idle=10.0)
-    return Sequences(Session(files / "dynamic.onnx").metadata, limits, clock)
+    return Sequences(Session(files / "dynamic.onnx").signature, limits, clock)
 
 
 def results(value, streams=1):
@@ -94,8 +94,8 @@ def test_only_the_first_chunk_brings_a_state(sequences):
 
 
 def test_models_that_cannot_continue(files):
-    sequences = Sequences(Session(files / "bidirectional.onnx").metadata, Limits())
-    with pytest.raises(InputError, match="two directions or materialized weights"):
+    sequences = Sequences(Session(files / "bidirectional.onnx").signature, Limits())
+    with pytest.raises(InputError, match=r"is a model with two directions, .* without sequence_id"):
         sequences.check(Chunk(5, True, False), 1, {})
 
 
@@ -110,7 +110,7 @@ def test_streams_that_start_together_count_before_they_are_held(sequences):
 
 
 def test_sequences_are_taken_over(files, sequences):
-    other = Sequences(Session(files / "dynamic.onnx").metadata, Limits(), sequences._clock)
+    other = Sequences(Session(files / "dynamic.onnx").signature, Limits(), sequences._clock)
     sequences.keep(Chunk(5, True, False), 2, results(1, 2))
     other.take_over(sequences)
     assert (len(sequences), len(other)) == (0, 1)

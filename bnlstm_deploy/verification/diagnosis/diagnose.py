@@ -152,12 +152,12 @@ def diagnose(
     stale = metadata.checkpoint_sha256 not in {
         state_sha256(model, dtype) for dtype in (None, torch.float32, torch.float64)
     }
-    trained = TorchModel(copy.deepcopy(model), metadata.layers, graph, torch.float64)
+    trained = TorchModel(copy.deepcopy(model), graph, torch.float64)
     truth = trained
     approximation = approximation_in(model, proto, metadata)
     if not approximation.exact:
         changed = fold_layers(model, torch.float64, approximation)
-        truth = TorchModel(changed, metadata.layers, graph, torch.float64)
+        truth = TorchModel(changed, graph, torch.float64)
     inputs = [torch.from_numpy(feeds[value.name]) for value in graph.inputs]
     lengths = [graph.inputs[number].name for number in find_lengths(model, inputs)]
     minimal = narrow(graph, feeds, run, truth.run, tolerance, lengths)
@@ -175,7 +175,7 @@ def diagnose(
         made, tried = confirmed_mistakes(model, graph, minimal, whole, floats, suspects)
         confirmed, tested = made + confirmed, tested + tried
     exact_fold = fold_layers(model, torch.float64)
-    folded = TorchModel(exact_fold, metadata.layers, graph, torch.float64).run(minimal.feeds)
+    folded = TorchModel(exact_fold, graph, torch.float64).run(minimal.feeds)
     expected = trained.run(minimal.feeds)
     return Diagnosis(
         fails=True,

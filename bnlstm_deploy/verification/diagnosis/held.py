@@ -45,5 +45,5 @@ def run_arrays(
         defaults[name] = value.repeat(repeats, axis)  # a copy: that of a file cannot be written to
     others = {name: torch.from_numpy(value.copy()) for name, value in arrays.others.items()}
     folded.load_state_dict(others, strict=False)
-    torch_model = TorchModel(folded, graph.metadata.layers, graph, torch.float64)
+    torch_model = TorchModel(folded, graph, torch.float64)
     return torch_model.run({**defaults, **feeds})

@@ -111,7 +111,7 @@ def _left(
 
     def run(case: Minimal, dtype: torch.dtype) -> dict[str, Array]:
         folded = fold_layers(mistaken, dtype, approximation_of(graph.metadata))
-        return TorchModel(folded, graph.metadata.layers, graph, dtype).run(case.feeds)
+        return TorchModel(folded, graph, dtype).run(case.feeds)
 
     minimal, whole = cases
     error = excess(minimal.actual, minimal.expected, tolerance)

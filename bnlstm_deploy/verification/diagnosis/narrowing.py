@@ -123,12 +123,7 @@ def _shortest(whole: Minimal, longest: int, tried: Callable[[int], Minimal | Non
 
 def time_of(graph: Graph, feeds: Mapping[str, Array]) -> int | None:
     """Return T of inputs, or None if they have no time axis that can be told."""
-    if graph.metadata.length is not None:
-        return graph.metadata.length
-    for value in graph.inputs:
-        if TIME in value.shape:
-            return int(feeds[value.name].shape[value.shape.index(TIME)])
-    return None
+    return graph.metadata.length or graph.signature.sizes(feeds).get(TIME)
 
 
 def stream_of(graph: Graph, feeds: Mapping[str, Array], stream: int) -> dict[str, Array]:
@@ -145,27 +140,21 @@ def prefix(
 ) -> dict[str, Array]:
     """Return the first timesteps of the inputs: cut, or by `lengths` where T is fixed."""
     cut = dict(feeds) | {name: np.minimum(feeds[name], time) for name in lengths}
-    if graph.metadata.length is None:
-        for value in graph.inputs:
-            if TIME in value.shape:
-                axis = value.shape.index(TIME)
-                cut[value.name] = feeds[value.name].take(np.arange(time), axis=axis)
-    accepted = {value.name for value in graph.state_inputs}
-    for entry in graph.metadata.layers:
-        name = entry.value_name("lengths")
+    signature = graph.signature
+    if signature.length is None:
+        for name in signature.time_axes.keys() & feeds:
+            cut[name] = feeds[name].take(np.arange(time), signature.time_axes[name])
+    for name in signature.lengths:
         if name in feeds:
             cut[name] = np.minimum(feeds[name].astype(np.int64), time)
-        elif graph.metadata.length is not None and name in accepted:
+        elif signature.length is not None:
             cut[name] = np.full(num_streams(graph, feeds), time)
     return cut
 
 
 def num_streams(graph: Graph, feeds: Mapping[str, Array]) -> int:
     """Return N; 1 if the inputs do not tell."""
-    for value in graph.inputs:
-        if BATCH in value.shape:
-            return int(feeds[value.name].shape[value.shape.index(BATCH)])
-    return 1
+    return graph.signature.sizes(feeds).get(BATCH, 1)
 
 
 def worst_streams(graph: Graph, whole: Minimal, tolerance: Mapping[str, float]) -> list[int]:

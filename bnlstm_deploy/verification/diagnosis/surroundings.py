@@ -1,7 +1,7 @@
 """What a model does around its recurrent layers, computed from a graph's own recurrent values."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnlstm_deploy.metadata import RecurrentLayers
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.diagnosis.places import bnlstms
 from bnlstm_deploy.verification.measuring.process import Graph
@@ -53,25 +52,18 @@ class Surroundings:
 
     Args:
         model: The training model; it is copied.
-        layers: Its recurrent layers.
-        graph: The graph, for its names.
+        graph: The graph, for its names and layers.
         dtype: In which to compute.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[RecurrentLayers],
-        graph: Graph,
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, model: nn.Module, graph: Graph, dtype: torch.dtype) -> None:
         model = copy.deepcopy(model)
         self._calls: dict[str, Call] = {}
         self._left: Mapping[str, RecurrentOutputs] = {}
         # Around TorchModel's own hooks: they are to see the graph's states, and to be seen.
         for path, module in bnlstms(model).items():
             module.register_forward_hook(self._give(path))
-        self._torch = TorchModel(model, layers, graph, dtype)
+        self._torch = TorchModel(model, graph, dtype)
         for path, module in bnlstms(model).items():
             module.register_forward_pre_hook(self._note(path), with_kwargs=True)
 

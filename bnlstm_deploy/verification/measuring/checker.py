@@ -10,7 +10,7 @@ from torch import nn
 from bnlstm_deploy.dtypes import EPS
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.folding.approximate import Approximation
-from bnlstm_deploy.signature import TIME, Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.judging.comparison import (
     Comparison,
     Curve,
@@ -215,20 +215,13 @@ class Checker:
     def _add_costs(self, inputs: str, time: int, known: Reference) -> None:
         for output in self.graph.outputs:
             target, truth = known.target[output.name], known.expected[output.name]
-            axis = self._time_axis(output.name, time)
+            axis = self.graph.signature.time_axes.get(output.name)
             found = cost(inputs, time, output.name, target, truth, axis)
             earlier = self.costs.get(found.kind)
             self.costs[found.kind] = found if earlier is None else earlier + found
 
-    def _time_axis(self, value: str, time: int) -> int | None:
-        shape = next((v.shape for v in self.graph.outputs if v.name == value), ())
-        if TIME in shape:
-            return shape.index(TIME)
-        length = self.graph.metadata.length
-        return shape.index(length) if time == length and length in shape else None
-
     def _add_curve(self, backend: Backend, time: int, value: str, runs: Runs) -> None:
-        axis = self._time_axis(value, time)
+        axis = self.graph.signature.time_axes.get(value)
         if axis is None or runs.checked.shape != runs.truth.shape:
             return
         found = curve(time, value, runs, axis, **backend._asdict())

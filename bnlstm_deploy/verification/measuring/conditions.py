@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bnlstm_deploy.signature import BATCH, TIME, Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.checker import Checker
 from bnlstm_deploy.verification.measuring.draw import Draw
@@ -72,9 +72,10 @@ def check_conditions(checker: Checker, make_trial: Draw, steps: int) -> None:
 
 def _check_padding(checker: Checker, trial: Trial) -> None:
     """What lies past a stream's length must not matter."""
-    lengths: Any = next((a for n, a in trial.feeds[0].items() if n.endswith("lengths")), None)
-    if lengths is None:
+    given = [name for name in checker.graph.signature.lengths if name in trial.feeds[0]]
+    if not given:
         return
+    lengths: Any = trial.feeds[0][given[0]]
 
     def spoil(array: Array, batch: int, time: int | None) -> Array:
         if time is None:
@@ -110,10 +111,11 @@ def _all_but_the_first(value: float) -> Change:
 def _changed(trial: Trial, graph: Graph, change: Change) -> Trial | None:
     """Change the floating point inputs of a trial; None if it has none."""
     feeds = dict(trial.feeds[0])
-    floats = [v for v in graph.inputs if feeds[v.name].dtype.kind == "f" and BATCH in v.shape]
-    for value in floats:
-        time = value.shape.index(TIME) if TIME in value.shape else None
-        feeds[value.name] = change(feeds[value.name], value.shape.index(BATCH), time)
+    batch, time = graph.signature.batch_axes, graph.signature.time_axes
+    own = [value.name for value in graph.inputs if value.name in batch]
+    floats = [name for name in own if feeds[name].dtype.kind == "f"]
+    for name in floats:
+        feeds[name] = change(feeds[name], batch[name], time.get(name))
     return trial.with_feeds([feeds]) if floats else None
 
 

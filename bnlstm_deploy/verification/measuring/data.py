@@ -8,7 +8,7 @@ import numpy as np
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.npz import read_npz
-from bnlstm_deploy.signature import Array
+from bnlstm_deploy.signature import TIME, Array
 from bnlstm_deploy.verification.measuring.backend import Backend, OfBackend
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.checker import Checker
@@ -62,21 +62,10 @@ class Data:
     labels: Array | None
     batch_axes: Mapping[str, int]
     """The axis of the rows of each input."""
-
-    @property
-    def time(self) -> int:
-        """T, of the longest input."""
-        axes = self.batch_axes
-        return max(
-            (a.shape[1 - axes[n]] for n, a in self.feeds.items() if a.ndim > 1 and axes[n] < 2),
-            default=1,
-        )
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        name, axis = next(iter(self.batch_axes.items()))
-        return int(self.feeds[name].shape[axis])
+    rows: int
+    """How many there are."""
+    time: int
+    """T."""
 
     def batches(self, size: int) -> Iterator[tuple[str, dict[str, Array], Array | None]]:
         """Yield batches of rows: what to call them, their inputs, and their labels."""
@@ -120,22 +109,21 @@ def read_data(paths: Sequence[Path], graph: Graph) -> Data:
             f"the data holds the arrays {sorted(arrays)}; the graph's inputs are {names}, and "
             "labels are called y"
         )
-    axes = {value.name: _batch_axis(value.shape) for value in graph.inputs}
-    data = Data(arrays, labels, axes)
-    for name, array in arrays.items():
-        if array.ndim <= axes[name] or array.shape[axes[name]] != data.rows:
-            raise InputError(
-                f"{name} has shape {array.shape}, another number of rows than the rest"
-            )
-    if labels is not None and (labels.dtype.kind not in "iu" or len(labels) != data.rows):
+    axes = {name: graph.signature.batch_axes.get(name, 0) for name in names}
+    for value in graph.inputs:
+        shape = arrays[value.name].shape
+        if len(shape) != len(value.shape):
+            raise InputError(f"{value.name} has shape {shape}; the graph takes {value.shape}")
+    numbers = {name: array.shape[axes[name]] for name, array in arrays.items()}
+    rows = numbers[names[0]]
+    if set(numbers.values()) != {rows}:
+        raise InputError(f"the numbers of rows are {numbers}; pass as many of each")
+    if labels is not None and (labels.dtype.kind not in "iu" or labels.shape[:1] != (rows,)):
         raise InputError(
-            f"y is {labels.dtype} of shape {labels.shape}; pass integers for {data.rows} rows"
+            f"y is {labels.dtype} of shape {labels.shape}; pass integers for {rows} rows"
         )
-    return data
-
-
-def _batch_axis(shape: tuple[int | str | None, ...]) -> int:
-    return shape.index("batch") if "batch" in shape else 0
+    time = graph.metadata.length or graph.signature.sizes(arrays).get(TIME, 1)
+    return Data(arrays, labels, axes, rows, time)
 
 
 def agree(actual: Array, truth: Array, labels: Array | None, batch_axis: int) -> Agreement | None:
@@ -171,12 +159,12 @@ def check_data(
     graph = checker.graph
     data = read_data(paths, graph)
     first = graph.outputs[0]
-    axis = _batch_axis(first.shape)
+    axis = graph.signature.batch_axes.get(first.name, 0)
     total: dict[Backend, Agreement] = {}
     for label, feeds, labels in data.batches(most_streams(data.time)):
-        trial = Trial(graph, Case(data.time, len(labels) if labels is not None else 1), [feeds])
-        truth = trial.run(checker.truth.run)[first.name]
+        trial = Trial(graph, Case(data.time, data.rows), [feeds])
         actuals = checker.measure("data", trial, label=label, inputs="data")
+        truth = checker.references.of(trial).expected[first.name]
         for backend, actual in actuals.items():
             found = agree(actual[first.name], truth, labels, axis)
             if found is not None:

@@ -111,8 +111,7 @@ def _check_branches(checker: Checker, draw: Draw, branches: Branches) -> None:
 def _beyond(trial: Trial) -> Trial | None:
     """Return a trial whose lengths are above T where they were T, which means the same."""
     feeds = dict(trial.feeds[0])
-    names = {entry.value_name("lengths") for entry in trial.graph.metadata.layers} & feeds.keys()
-    names -= set(trial.lengths)
+    names = set(trial.graph.signature.lengths) & feeds.keys() - set(trial.lengths)
     for name in names:
         whole = feeds[name] == trial.case.time
         feeds[name] = np.where(whole, np.resize(ABOVE, feeds[name].shape), feeds[name])
@@ -121,12 +120,12 @@ def _beyond(trial: Trial) -> Trial | None:
 
 def _carries(graph: Graph) -> bool:
     """Whether a graph takes in and gives out all that continues its streams."""
-    inputs = {value.name for value in graph.state_inputs}
+    layers, carried = graph.metadata.layers, graph.signature.carried
     outputs = {value.name for value in graph.state_outputs}
-    return all(
-        entry.streams and entry.value_name(into) in inputs and entry.value_name(out) in outputs
-        for entry in graph.metadata.layers
-        for into, out in CARRIED.items()
+    return (
+        all(entry.streams for entry in layers)
+        and len(carried) == len(CARRIED) * len(layers)
+        and outputs.issuperset(carried.values())
     )
 
 

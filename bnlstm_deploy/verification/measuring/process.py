@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from bnlstm_deploy.errors import BnlstmError, RuntimeSessionError
 from bnlstm_deploy.metadata import Metadata
-from bnlstm_deploy.runtime.kernel import VARIABLE, Native
+from bnlstm_deploy.runtime.kernel import VARIABLE
 from bnlstm_deploy.runtime.providers import Provider
+from bnlstm_deploy.runtime.worker import FACTS
 from bnlstm_deploy.signature import Array, Signature, Value
 
 
@@ -36,7 +37,7 @@ class Graph(Protocol):
         ...
 
 
-class GraphProcess:
+class GraphProcess(Graph):
     """A `Session` in a process of its own, which `close` ends.
 
     It opens the file while others do: what it says of the file is there after `wait`.
@@ -49,14 +50,6 @@ class GraphProcess:
     Attributes:
         native: Whether the native kernel runs.
     """
-
-    metadata: Metadata
-    signature: Signature
-    inputs: tuple[Value, ...]
-    state_inputs: tuple[Value, ...]
-    outputs: tuple[Value, ...]
-    state_outputs: tuple[Value, ...]
-    native: Native
 
     def __init__(
         self, path: str | Path, provider: Provider, instruction_set: str | None = None
@@ -79,7 +72,8 @@ class GraphProcess:
         Raises:
             RuntimeSessionError: The file or the provider cannot be used, or the process ended.
         """
-        vars(self).update(self._receive())
+        facts = self._receive()
+        self.metadata, self.signature, self.native = (facts[name] for name in FACTS)
         signature = self.signature
         self.inputs, self.state_inputs = signature.inputs, signature.state_inputs
         self.outputs, self.state_outputs = signature.outputs, signature.state_outputs

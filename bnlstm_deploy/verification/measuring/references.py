@@ -90,18 +90,17 @@ class References:
         self._signature = graph.signature
         self._seed = seed
         self.metadata = metadata = graph.metadata
-        layers = metadata.layers
         # To which the training model's products are rounded for the yardstick; else it is float32.
         self._reduced = getattr(torch, metadata.dtype) if metadata.dtype in REDUCED else None
-        self.truth = TorchModel(copy.deepcopy(model), layers, graph, torch.float64)
-        self._own = TorchModel(copy.deepcopy(model), layers, graph, torch.float32)
+        self.truth = TorchModel(copy.deepcopy(model), graph, torch.float64)
+        self._own = TorchModel(copy.deepcopy(model), graph, torch.float32)
         if approximation is None:
             approximation = approximation_of(metadata)
 
         def folded(change: Approximation, dtype: torch.dtype | None = None) -> TorchModel:
             """Return a fold in the graph's precision, or another one."""
             dtype = dtype or self._reduced or torch.float32
-            return TorchModel(fold_layers(model, dtype, change), layers, graph, dtype)
+            return TorchModel(fold_layers(model, dtype, change), graph, dtype)
 
         self._folded, self._folded_own = folded(EXACT, torch.float64), folded(EXACT)
         self.target, self._changed = self.truth, None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnlstm_deploy.signature import BATCH, Array
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.judging.comparison import distance, largest
 from bnlstm_deploy.verification.measuring.backend import Backend, OfBackend
 from bnlstm_deploy.verification.measuring.cases import Case
@@ -149,7 +149,7 @@ def check_worst_case(checker: Checker, draw: Draw, seconds: float) -> WorstInput
     def error(feeds: Mapping[str, Array]) -> float:
         truth, trial = checker.truth.run(feeds), Trial(checker.graph, case, [feeds])
         # Relative to each output: a state is not lost beside a larger output, nor the other way.
-        magnitudes = {name: largest(np.abs(value).ravel()) for name, value in truth.items()}
+        magnitudes = {name: largest(np.abs(value)) for name, value in truth.items()}
         open_ones = [backend for backend in searched if backend in checker.graphs]
         actuals = [checker.run(backend, trial, "worst case") for backend in open_ones]
         return largest(
@@ -179,32 +179,26 @@ def _describe(checker: Checker, trial: Trial, found: Search) -> WorstInput | Non
     """Describe the stream with the largest error, of the first floating point input."""
     measured = [c for c in checker.comparisons if c.inputs == "worst"]
     worst = max(measured, key=lambda c: np.nan_to_num(c.error, nan=np.inf), default=None)
-    inputs = [v for v in checker.graph.inputs if found.worst[v.name].ndim > 1]
-    if worst is None or not inputs or BATCH not in inputs[0].shape:
-        return None
-    if worst.backend not in checker.graphs:
+    axes = checker.graph.signature.batch_axes
+    names = [v.name for v in checker.graph.inputs if found.worst[v.name].ndim > 1]
+    if worst is None or not names or names[0] not in axes or worst.backend not in checker.graphs:
         return None
     actual = checker.run(worst.backend, trial, "worst case")
     if actual is None:
         return None
-    value = inputs[0]
-    axis = value.shape.index(BATCH)
+    array = np.moveaxis(found.worst[names[0]], axes[names[0]], 0)
     truth = checker.truth.run(found.worst)
-    axes = checker.graph.signature.batch_axes
     errors = np.abs(actual[worst.value].astype(float) - truth[worst.value].astype(float))
     stream = 0
     if worst.value in axes:
-        rows = np.moveaxis(errors, axes[worst.value], 0).reshape(
-            found.worst[value.name].shape[axis], -1
-        )
+        rows = np.moveaxis(errors, axes[worst.value], 0).reshape(len(array), -1)
         stream = int(rows.max(axis=1).argmax())
-    array = np.moveaxis(found.worst[value.name], axis, 0)[stream]
     return WorstInput(
         value=worst.value,
         error=worst.error,
         own_error=worst.own_error,
         tried=found.tried,
-        name=value.name,
-        stream=tuple(tuple(map(float, step)) for step in array.reshape(len(array), -1)),
+        name=names[0],
+        stream=tuple(tuple(map(float, step.ravel())) for step in array[stream]),
         **worst.backend._asdict(),
     )

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.lifted import Lifted
-from bnlstm_deploy.metadata import CARRIED, RecurrentLayers
-from bnlstm_deploy.signature import TIME, Array, Value
+from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.process import Graph
 
@@ -22,26 +21,17 @@ class TorchModel:
 
     Args:
         model: The model, changed in place: put into evaluation, on the CPU and into `dtype`.
-        layers: Its recurrent layers.
-        graph: The graph, for its names.
+        graph: The graph, for its names and layers.
         dtype: In which to compute.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: Sequence[RecurrentLayers],
-        graph: Graph,
-        dtype: torch.dtype,
-    ) -> None:
-        self.lifted = Lifted(model.eval().to("cpu", dtype), layers)
+    def __init__(self, model: nn.Module, graph: Graph, dtype: torch.dtype) -> None:
+        self.lifted = Lifted(model.eval().to("cpu", dtype), graph.metadata.layers)
         self.dtype = dtype
         self.inputs = [value.name for value in graph.inputs]
         self.outputs = [value.name for value in graph.outputs]
         self.state_outputs = [value.name for value in graph.state_outputs]
-        self.start_steps = [
-            value.name for value in graph.state_inputs if value.name.endswith("start_step")
-        ]
+        self.start_steps = graph.signature.start_steps
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model: arrays by input name to arrays by output name."""
@@ -125,11 +115,7 @@ class Trial:
         for feeds in self.chunks():
             results = run({**feeds, **state})
             pieces.append(results)
-            state = {
-                entry.value_name(into): results[entry.value_name(out)]
-                for entry in self.graph.metadata.layers
-                for into, out in CARRIED.items()
-            }
+            state = {into: results[out] for into, out in self.graph.signature.carried.items()}
         return self.joined(pieces)
 
     def chunks(self) -> Sequence[Mapping[str, Array]]:
@@ -139,21 +125,22 @@ class Trial:
     def joined(self, pieces: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         """Join what each chunk gave."""
         joined = dict(pieces[-1])
-        for value in self.graph.outputs:
-            parts = [piece[value.name] for piece in pieces]
+        axes = self.graph.signature.time_axes
+        for name in (value.name for value in self.graph.outputs):
+            parts = [piece[name] for piece in pieces]
             if len(self.feeds) > 1:
-                joined[value.name] = np.stack(parts)
-            elif TIME in value.shape:
-                joined[value.name] = np.concatenate(parts, axis=value.shape.index(TIME))
+                joined[name] = np.stack(parts)
+            elif name in axes:
+                joined[name] = np.concatenate(parts, axes[name])
         return joined
 
     def _cut(self) -> Iterator[dict[str, Array]]:
+        axes = self.graph.signature.time_axes
         start = 0
         for length in self.case.chunks:
-            part = {
-                value.name: _slice(self.feeds[0][value.name], value, start, start + length)
-                for value in self.graph.inputs
-            }
+            part = {value.name: self.feeds[0][value.name] for value in self.graph.inputs}
+            for name in part.keys() & axes:
+                part[name] = part[name].take(np.arange(start, start + length), axes[name])
             for name in self.lengths:
                 part[name] = np.clip(part[name] - start, 0, length)
             yield part
@@ -214,9 +201,3 @@ class Together:
         ends = np.cumsum([trial.case.batch for trial in self.trials])[:-1]
         cut = {name: np.split(array, ends, axes[name]) for name, array in results.items()}
         return [{n: parts[number] for n, parts in cut.items()} for number in range(len(ends) + 1)]
-
-
-def _slice(array: Array, value: Value, start: int, stop: int) -> Array:
-    if TIME not in value.shape:
-        return array
-    return array.take(np.arange(start, stop), axis=value.shape.index(TIME))

@@ -20,6 +20,8 @@ from bnlstm_deploy.pages.svg import (
     SHADE,
     SIXTH,
     THIRD,
+    WIDTH,
+    add_ramp,
     page_style,
     render,
 )
@@ -38,7 +40,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator  # noqa: E4
 SERIES = (FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH)
 """Enough for two GPU providers beside a CPU's function body and three instruction sets."""
 
-WIDTH = 9.6  # inches; the page scales it to its own width
 POINTS = 320
 SMALL_POINTS = 80
 FEATURES = 64
@@ -184,15 +185,9 @@ def _draw_map(
     gradient = list(zip((0, 0.5, 0.5, 1), [*colors, (0.85, 0.40, 0.05, 1)], strict=True))
     colormap = LinearSegmentedColormap.from_list("signed", gradient)
     options: dict[str, Any] = {"aspect": "auto", "interpolation": "none", "cmap": colormap}
-    axis.imshow(cells, vmin=-limit, vmax=limit, extent=extent, **options)
+    image = axis.imshow(cells, vmin=-limit, vmax=limit, extent=extent, **options)
     axis.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    # Not Figure.colorbar: that draws 256 shapes, with seams between them
-    inset = axis.inset_axes((1.015, 0, 0.015, 1))
-    ramp = np.linspace(1, -1, 101)[:, None]
-    inset.imshow(ramp, extent=(0, 1, -limit, limit), **options)
-    inset.set_xticks([])
-    inset.yaxis.tick_right()
-    inset.yaxis.set_major_locator(MaxNLocator(5))
+    add_ramp(image, ticks=5)
 
 
 def _draw_errors(axis: Axes, panel: Panel, points: int) -> None:

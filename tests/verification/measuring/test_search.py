@@ -20,7 +20,7 @@ def truth(tmp_path_factory):
     model = randomize(BNLSTM(3, 8, max_length=4))
     export(model, path)
     session = Session(path, native=False)
-    return TorchModel(model, session.metadata.layers, session, torch.float64)
+    return TorchModel(model, session, torch.float64)
 
 
 def amplification(truth, feeds):

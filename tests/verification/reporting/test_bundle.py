@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.npz import read_npz
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.verification.diagnosis import diagnose
 from bnlstm_deploy.verification.reporting.bundle import write_bundle
@@ -78,10 +79,10 @@ def test_a_bundle_reproduces_the_failure(model, paths, tmp_path):
     write_bundle(folder, paths["broken"], found.minimal, TOLERANCE, report)
     assert {path.name for path in folder.iterdir()} == FILES
     assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
-    kept = np.load(folder / "inputs.npz")
+    kept = read_npz(folder / "inputs.npz")
     assert kept["input"].shape == (1, 4, 3)
     assert kept["input"].dtype == np.float32
-    assert np.load(folder / "expected.npz")["output"].dtype == np.float64
+    assert read_npz(folder / "expected.npz")["output"].dtype == np.float64
     assert json.loads((folder / "report.json").read_text())["diagnosis"]["origin"]["row"] == 3
     assert json.loads((folder / "tolerance.json").read_text()) == TOLERANCE
     versions = json.loads((folder / "versions.json").read_text())
