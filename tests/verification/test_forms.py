@@ -50,6 +50,11 @@ def test_correct_exports_pass(arguments, asked, form, folding, tmp_path):
     else:
         assert metadata.length is None
         assert max(times) == 6 * metadata.steps + 1
+    # a curve for each T that outputs have, and none of what chunks of a fixed T give
+    drawn = {curve.time for curve in report.curves}
+    assert drawn == ({metadata.length} if form == "unrolled" else times)
+    for curve in report.curves:
+        assert (curve.value, len(curve.error)) == ("output", curve.time)
     proto = onnx.load(tmp_path / "m.onnx")
     operators = [node.op_type for f in proto.functions for node in all_nodes(f.node)]
     assert ("Scan" in operators) == ("scan" in form)

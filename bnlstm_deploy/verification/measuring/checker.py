@@ -215,13 +215,18 @@ class Checker:
     def _add_costs(self, inputs: str, time: int, known: Reference) -> None:
         for output in self.graph.outputs:
             target, truth = known.target[output.name], known.expected[output.name]
-            axis = self.graph.signature.time_axes.get(output.name)
+            axis = self._time_axis(output.name, time)
             found = cost(inputs, time, output.name, target, truth, axis)
             earlier = self.costs.get(found.kind)
             self.costs[found.kind] = found if earlier is None else earlier + found
 
+    def _time_axis(self, value: str, time: int) -> int | None:
+        """Return the axis of the timesteps; None of what several runs of a fixed T gave, too."""
+        several = self.graph.metadata.length not in (None, time)
+        return None if several else self.graph.signature.time_axes.get(value)
+
     def _add_curve(self, backend: Backend, time: int, value: str, runs: Runs) -> None:
-        axis = self.graph.signature.time_axes.get(value)
+        axis = self._time_axis(value, time)
         if axis is None or runs.checked.shape != runs.truth.shape:
             return
         found = curve(time, value, runs, axis, **backend._asdict())

@@ -8,10 +8,11 @@ import numpy as np
 
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.npz import read_npz
+from bnlstm_deploy.runtime.inputs import check_feeds
 from bnlstm_deploy.signature import TIME, Array
 from bnlstm_deploy.verification.measuring.backend import Backend, OfBackend
 from bnlstm_deploy.verification.measuring.cases import Case
-from bnlstm_deploy.verification.measuring.checker import Checker
+from bnlstm_deploy.verification.measuring.checker import Checker, converted
 from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.trial import Trial
 
@@ -109,15 +110,9 @@ def read_data(paths: Sequence[Path], graph: Graph) -> Data:
             f"the data holds the arrays {sorted(arrays)}; the graph's inputs are {names}, and "
             "labels are called y"
         )
+    check_feeds(converted(graph, arrays), graph.signature)
     axes = {name: graph.signature.batch_axes.get(name, 0) for name in names}
-    for value in graph.inputs:
-        shape = arrays[value.name].shape
-        if len(shape) != len(value.shape):
-            raise InputError(f"{value.name} has shape {shape}; the graph takes {value.shape}")
-    numbers = {name: array.shape[axes[name]] for name, array in arrays.items()}
-    rows = numbers[names[0]]
-    if set(numbers.values()) != {rows}:
-        raise InputError(f"the numbers of rows are {numbers}; pass as many of each")
+    rows = int(arrays[names[0]].shape[axes[names[0]]])
     if labels is not None and (labels.dtype.kind not in "iu" or labels.shape[:1] != (rows,)):
         raise InputError(
             f"y is {labels.dtype} of shape {labels.shape}; pass integers for {rows} rows"

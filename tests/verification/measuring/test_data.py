@@ -16,6 +16,7 @@ def graph(*shapes, length=None):
     inputs = tuple(Value(f"in_{n}", FLOAT, shape) for n, shape in enumerate(shapes))
     return SimpleNamespace(
         inputs=inputs,
+        state_inputs=(),
         signature=Signature(inputs, (), (), (), ("",), length=length),
         metadata=SimpleNamespace(length=length),
     )
@@ -61,8 +62,9 @@ X, LABELS = np.zeros((5, 3, 2)), np.zeros(5, np.int64)
     ("arrays", "message"),
     [
         ({"in_0": X}, r"holds the arrays \['in_0'\]; the graph's inputs are \['in_0', 'in_1'\]"),
-        ({"in_0": X, "in_1": X[:4]}, r"numbers of rows are \{'in_0': 5, 'in_1': 4\}"),
-        ({"in_0": X, "in_1": X[0]}, r"in_1 has shape \(3, 2\); the graph takes \('batch', 'time'"),
+        ({"in_0": X, "in_1": X[:4]}, r"'in_1' has batch 4, 'in_0' has 5; they must agree"),
+        ({"in_0": X, "in_1": X[0]}, r"'in_1' has shape \(3, 2\); this graph takes 3 axes"),
+        ({"in_0": X, "in_1": X[:0]}, r"'in_1' has shape \(0, 3, 2\); pass at least one element"),
         ({"in_0": X, "in_1": X, "y": LABELS[:4]}, r"y is int64 of shape \(4,\); pass integers for"),
         ({"in_0": X, "in_1": X, "y": LABELS[0]}, r"y is int64 of shape \(\); pass integers for 5"),
         ({"in_0": X, "in_1": X, "y": LABELS / 1}, r"y is float64 of shape \(5,\)"),
