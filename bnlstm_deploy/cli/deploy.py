@@ -143,7 +143,7 @@ def triton(
     chosen = Options(**{**vars(options), "preferred_batches": preferred})
     session = Session(model, native=native)
     if sequence is None:
-        sequence = all(layers.streams for layers in session.metadata.layers)
+        sequence = session.signature.streams
     interface = describe(session, sequence=sequence, lengths=lengths)
     name = check_name(model.stem if name is None else name)
     kernel = find_kernel(session, chosen.instance, native=native)

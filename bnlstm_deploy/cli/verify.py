@@ -189,10 +189,10 @@ def show(console: Console, report: "Report") -> None:
         )
     for words in report.not_checked:
         console.print(f"Not checked: {words}.", style="yellow")
-    chaotic = sorted({c.time for c in report.precision if report.chaotic(c)})
-    if chaotic:
+    if report.chaotic_times:
+        times = ", ".join(map(str, report.chaotic_times))
         console.print(
-            f"At T = {', '.join(map(str, chaotic))} the training model's own float32 output is "
+            f"At T = {times} the training model's own float32 output is "
             "noise, off by more than 1 %: it amplifies rounding exponentially. Float64 is not "
             "judged there.",
             style="yellow",
@@ -216,18 +216,14 @@ def show(console: Console, report: "Report") -> None:
 
 def _errors(report: "Report") -> Table:
     """Return the largest errors of each output on each provider and kernel."""
-    precision = report.precision
-    several = len({c.provider for c in precision}) > 1
+    several = len({backend.provider for _, backend in report.largest_errors}) > 1
     table = Table(title="Exported graph against the float64 training model")
     for column in ("output", *("provider",) * several, "kernel"):
         table.add_column(column)
     for column in ("largest error", "training model's own", "ratio", "p99", "relative L2"):
         table.add_column(column, justify="right")
-    for name, backend in dict.fromkeys((c.value, c.backend) for c in precision):
-        rows = [c for c in precision if (c.value, c.backend) == (name, backend)]
-        error, own = max(c.error for c in rows), max(c.own_error for c in rows)
+    for (name, backend), (error, own, p99, relative) in report.largest_errors.items():
         ratio = f"{error / own:.2f}" if own > 0 else "-"
-        p99, relative = max(c.p99 for c in rows), max(c.relative_l2 for c in rows)
         where = backend if several else backend[1:]
         table.add_row(
             name, *where, f"{error:.1e}", f"{own:.1e}", ratio, f"{p99:.1e}", f"{relative:.1e}"

@@ -17,7 +17,7 @@ from bnlstm_deploy.metadata import Metadata
 from bnlstm_deploy.verification.judging.comparison import Comparison, Curve, Scales, Stage, largest
 from bnlstm_deploy.verification.judging.cost import Cost
 from bnlstm_deploy.verification.judging.structure import Finding
-from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY
+from bnlstm_deploy.verification.measuring.backend import FUNCTION_BODY, Backend
 from bnlstm_deploy.verification.measuring.data import Agreement
 from bnlstm_deploy.verification.measuring.search import WorstInput
 
@@ -228,6 +228,25 @@ class Report:
         """The graph's largest absolute error against the truth, outside extreme inputs."""
         return largest(c.error for c in self.precision)
 
+    @property
+    def largest_errors(self) -> dict[tuple[str, Backend], tuple[float, float, float, float]]:
+        """Of each output and backend the largest error, own error, 99th percentile, relative L2."""
+        rows: dict[tuple[str, Backend], list[Comparison]] = {}
+        for c in self.precision:
+            rows.setdefault((c.value, c.backend), []).append(c)
+        return {
+            key: (
+                *(largest(c.error for c in found), largest(c.own_error for c in found)),
+                *(largest(c.p99 for c in found), largest(c.relative_l2 for c in found)),
+            )
+            for key, found in rows.items()
+        }
+
+    @property
+    def chaotic_times(self) -> list[int]:
+        """The T at which the training model's own output is noise."""
+        return sorted({c.time for c in self.precision if self.chaotic(c)})
+
     @cached_property
     def _yardsticks(self) -> dict[tuple[int, str, str], float]:
         found: dict[tuple[int, str, str], float] = {}
@@ -297,7 +316,7 @@ class Report:
             "stages": [asdict(stage) for stage in self.stages],
             "agreement": None if self.agreement is None else asdict(self.agreement),
             "granted": len(self.granted),
-            "chaotic_timesteps": sorted({c.time for c in self.precision if self.chaotic(c)}),
+            "chaotic_timesteps": self.chaotic_times,
             "comparisons": [asdict(c) | {"budget": self.budget(c)} for c in self.comparisons],
             "curves": [asdict(c) | {"first_over": self.first_over(c)} for c in self.curves],
         }

@@ -6,9 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bnlstm_deploy.pages.document import environment, write
-from bnlstm_deploy.verification.judging.comparison import SENSITIVE, Comparison, largest
+from bnlstm_deploy.verification.judging.comparison import SENSITIVE, Comparison
 from bnlstm_deploy.verification.judging.report import ALGEBRA_LIMIT, MORE, Report
-from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.reporting import plots
 
 SHOWN = 12
@@ -50,8 +49,6 @@ def _page(report: Report) -> str:
         algebra_limit=ALGEBRA_LIMIT,
         sensitive=SENSITIVE,
         versions=versions,
-        chaotic=sorted({c.time for c in report.precision if report.chaotic(c)}),
-        outputs=list(_outputs(report)),
         charts=list(_charts(report)),
         costs=list(_costs(report)),
         rows=shown,
@@ -92,15 +89,6 @@ def _judged(report: Report) -> list[_Row]:
         rows.append((c, budget, part, not c.unexplained <= budget))
     # what is not a number is worse than any
     return sorted(rows, key=lambda row: (not row[3], -row[2] if row[2] <= math.inf else -math.inf))
-
-
-def _outputs(report: Report) -> Iterator[tuple[str, Backend, float, float, float, float]]:
-    """Yield each output and backend, and error, own error, 99th percentile and relative L2."""
-    for value, backend in dict.fromkeys((c.value, c.backend) for c in report.precision):
-        found = [c for c in report.precision if (c.value, c.backend) == (value, backend)]
-        error, own = largest(c.error for c in found), largest(c.own_error for c in found)
-        p99, relative = largest(c.p99 for c in found), largest(c.relative_l2 for c in found)
-        yield value, backend, error, own, p99, relative
 
 
 def _charts(report: Report) -> Iterator[tuple[plots.Panel, plots.Plot, plots.Plot | None]]:
