@@ -1,5 +1,6 @@
 """The smallest part of a failing input that still fails: one stream, the shortest sequence."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.signature import BATCH, TIME, Array
-from bnlstm_deploy.verification.judging.comparison import distance
+from bnlstm_deploy.verification.judging.comparison import distance, largest
 from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.trial import Run
 
@@ -42,12 +43,12 @@ def excess(
         expected: The true outputs; those that are not in `tolerance` are not judged.
         tolerance: The largest error that is allowed of each output.
     """
-    ratios = [
+    worst = largest(
         distance(actual[name], expected[name]) / max(allowed, TINY)
         for name, allowed in tolerance.items()
         if name in expected
-    ]
-    return float(np.nan_to_num(max(ratios, key=_nan_last, default=0.0), nan=np.inf))
+    )
+    return math.inf if math.isnan(worst) else worst
 
 
 def narrow(
@@ -171,7 +172,3 @@ def worst_streams(graph: Graph, whole: Minimal, tolerance: Mapping[str, float]) 
             errors = np.moveaxis(np.abs(one - other), axis, 0).reshape(number, -1)
             worst = np.fmax(worst, np.nan_to_num(errors.max(axis=1, initial=0), nan=np.inf))
     return [int(stream) for stream in np.argsort(-worst, kind="stable")[:STREAMS_TRIED]]
-
-
-def _nan_last(value: float) -> float:
-    return np.inf if np.isnan(value) else value

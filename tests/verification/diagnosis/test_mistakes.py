@@ -8,9 +8,14 @@ import onnx
 import pytest
 import torch
 
+from bnlstm_deploy.runtime import Session
+from bnlstm_deploy.verification.diagnosis.mistakes import _left
+from bnlstm_deploy.verification.diagnosis.narrowing import Minimal
+from bnlstm_deploy.verification.measuring.trial import TorchModel
 from tests.verification.diagnosis.faults import (
     H,
     S,
+    inputs,
     make,
     node_of,
     run_diagnosis,
@@ -107,6 +112,24 @@ def test_what_is_none_of_them_is_not_made_one(model, proto, tmp_path):
     diagnosis = run_diagnosis(model, with_arrays_of(proto, altered), tmp_path)
     (only,) = diagnosis.hypotheses
     assert only.name.startswith("the file's arrays are not those of the model's fold")
+
+
+@pytest.mark.parametrize(("left", "confirmed"), [(0.6, True), (0.9, False)])
+def test_half_of_an_error_is_explained_however_loose_the_tolerance(
+    model, proto, tmp_path, left, confirmed
+):
+    onnx.save(proto, tmp_path / "m.onnx")
+    graph = Session(tmp_path / "m.onnx", native=False)
+    given = inputs(graph)
+    right = TorchModel(copy.deepcopy(model), graph, torch.float64).run(given)
+    right = {name: value for name, value in right.items() if value.dtype.kind == "f"}
+    expected = {name: value - 0.7 for name, value in right.items()}
+    actual = {name: value + left for name, value in right.items()}
+    case = Minimal(given, expected, actual, None, None)
+    found = _left(model, graph, (case, case), dict.fromkeys(right, 1.0))
+    assert (found is not None) == confirmed
+    if found is not None:
+        assert found == pytest.approx((left, left / (left + 0.7)))
 
 
 def test_a_stale_export(model, proto, tmp_path):
