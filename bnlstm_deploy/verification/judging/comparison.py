@@ -157,7 +157,7 @@ def compare(stage: Stage, case: str, time: int, value: str, runs: Runs, **facts:
         fold_error=distance(runs.folded, exact),
         magnitude=largest(np.abs(exact)),
         relative_l2=float(np.linalg.norm(errors)) / norm if norm > 0 else 0.0,
-        p99=float(np.quantile(errors, 0.99)) if errors.size else 0.0,
+        p99=float(_p99(errors, None)) if errors.size else 0.0,
         **facts,
     )
 
@@ -193,7 +193,7 @@ def curve(time: int, value: str, runs: Runs, axis: int, *, provider: str, kernel
         activation_error=largest_at(runs.sensitivity),
         fold_error=largest_at(_errors(runs.folded, runs.truth)),
         relative_l2=tuple(relative.tolist()),
-        p99=tuple(np.quantile(errors, 0.99, axis=1).tolist()) if errors.size else (0.0,) * time,
+        p99=tuple(_p99(errors, 1).tolist()) if errors.size else (0.0,) * time,
         unexplained=largest_at(_unexplained(checked, runs)),
         kernel=kernel,
     )
@@ -217,6 +217,11 @@ def largest(values: Iterable[float] | NDArray[np.float64]) -> float:
     """Return the largest, NaN if any is NaN, 0 for none."""
     array = values if isinstance(values, np.ndarray) else np.fromiter(values, np.float64)
     return float(np.max(array, initial=0.0))
+
+
+def _p99(errors: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # between two infinities
+        return np.asarray(np.quantile(errors, 0.99, axis=axis))
 
 
 def _errors(one: Values, other: Values) -> NDArray[np.float64]:

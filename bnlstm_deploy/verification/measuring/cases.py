@@ -63,8 +63,8 @@ def make_cases(
     *,
     streams: bool,
     generator: np.random.Generator,
+    most_streams: Callable[[int], int],
     length: int | None = None,
-    most_streams: Callable[[int], int] = lambda time: LARGE_BATCH,
 ) -> list[Case]:
     """Return the cases around S = `steps` timesteps with statistics of their own.
 
@@ -77,8 +77,8 @@ def make_cases(
         steps: S.
         streams: Whether the graph can continue a stream.
         generator: For the chunks.
-        length: The one T of a graph that is for one; its chunks are two and three times that.
         most_streams: How many streams of T timesteps fit into memory.
+        length: The one T of a graph that is for one; its chunks are two and three times that.
     """
     times = sorted({1, 2, steps - 1, steps, steps + 1, 2 * steps, 4 * steps} - {0})
     if length is not None:
