@@ -18,6 +18,7 @@ from bnlstm_deploy.verification.diagnosis.origin import Origin, origin_of
 from bnlstm_deploy.verification.diagnosis.places import Place, bnlstms
 from bnlstm_deploy.verification.diagnosis.recompute import Rounding, Value, exact
 from bnlstm_deploy.verification.diagnosis.surroundings import RecurrentOutputs, Surroundings
+from bnlstm_deploy.verification.judging.comparison import distance, largest
 from bnlstm_deploy.verification.measuring.approximation import approximation_in
 from bnlstm_deploy.verification.measuring.process import Graph
 
@@ -71,13 +72,9 @@ def trace(
 
     def bounded(value: Array, rounded: Array) -> Value:
         exact_value = value.astype(np.float64)
-        noise = (
-            float(np.abs(rounded.astype(np.float64) - exact_value).max(initial=0))
-            * EPS[dtype]
-            / EPS["float32"]
-        )
-        ulp = 2 * EPS[dtype] * float(np.abs(exact_value).max(initial=0))
-        return Value(exact_value, np.full(value.shape, OUTSIDE_ERROR * (noise + ulp)))
+        noise = distance(rounded, exact_value) / EPS["float32"]
+        error = OUTSIDE_ERROR * EPS[dtype] * (noise + 2 * largest(np.abs(exact_value)))
+        return Value(exact_value, np.full(value.shape, error))
 
     found: list[Origin] = []
     approximation = approximation_in(model, proto, graph.metadata)

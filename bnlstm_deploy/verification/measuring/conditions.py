@@ -10,7 +10,7 @@ from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.checker import Checker
 from bnlstm_deploy.verification.measuring.draw import Draw
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.trial import Trial
+from bnlstm_deploy.verification.measuring.trial import Trial, alike
 
 EXTREMES = {"all zero": 0.0, "huge": 1e3, "saturating": 1e6}
 """Kinds of inputs, as multiples of the sample."""
@@ -123,8 +123,8 @@ def _agree(
     checker: Checker, trial: Trial, spoilt: Trial, select: Callable[[str, Array], Array]
 ) -> bool:
     """Whether the training model itself gives the same; a model of one's own need not."""
-    one, other = trial.run(checker.truth.run), spoilt.run(checker.truth.run)
-    return all(
-        np.allclose(select(name, other[name]), select(name, value), rtol=1e-9, atol=1e-12)
-        for name, value in one.items()
+    one, other = (
+        {name: select(name, value) for name, value in each.run(checker.truth.run).items()}
+        for each in (trial, spoilt)
     )
+    return alike(one, other)

@@ -13,7 +13,7 @@ from bnlstm_deploy.verification.measuring.checker import Checker, converted
 from bnlstm_deploy.verification.measuring.conditions import JITTERS
 from bnlstm_deploy.verification.measuring.draw import Draw
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.trial import Trial
+from bnlstm_deploy.verification.measuring.trial import Trial, alike
 
 if TYPE_CHECKING:
     from bnlstm_deploy.verification.measuring.endpoint import Endpoint
@@ -131,8 +131,4 @@ def _carries(graph: Graph) -> bool:
 
 def _streams(checker: Checker, trial: Trial) -> bool:
     """Whether the training model gives in chunks what it gives at once."""
-    whole, joined = trial.run(checker.truth.run), trial.run_chunks(checker.truth.run)
-    return all(
-        joined[name].shape == value.shape and np.allclose(joined[name], value, rtol=1e-9)
-        for name, value in whole.items()
-    )
+    return alike(trial.run(checker.truth.run), trial.run_chunks(checker.truth.run))

@@ -20,7 +20,7 @@ from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.judging.comparison import distance
 from bnlstm_deploy.verification.measuring.noise import RoundedProducts, noisy_runs, sensitivity
 from bnlstm_deploy.verification.measuring.process import Graph
-from bnlstm_deploy.verification.measuring.trial import Run, Together, TorchModel, Trial
+from bnlstm_deploy.verification.measuring.trial import Run, Together, TorchModel, Trial, alike
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,7 @@ class References:
         runs = Together(every, self._defaults if joins else None).map(self._run_all)
         if len(every) > 1 and joins and self._independent is None:
             alone, beside = every[0].run(self.truth.run), runs[0][0]
-            self._independent = all(
-                np.allclose(beside[name], value, rtol=1e-9, atol=1e-12, equal_nan=True)
-                for name, value in alone.items()
-            )
+            self._independent = alike(alone, beside)
             if not self._independent:
                 return self.make(trials)
         further = Together(every[: len(trials)], self._defaults if joins else None)

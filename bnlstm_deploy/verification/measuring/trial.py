@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.lifted import Lifted
 from bnlstm_deploy.signature import Array
+from bnlstm_deploy.verification.judging.comparison import distance, largest
 from bnlstm_deploy.verification.measuring.cases import Case
 from bnlstm_deploy.verification.measuring.process import Graph
 
@@ -56,6 +57,13 @@ class TorchModel:
         results = dict(zip(self.outputs, outputs, strict=True))
         # A file may have outputs that its inputs do not call for: that is found elsewhere.
         return results | {name: left[name] for name in self.state_outputs if name in left}
+
+
+def alike(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    """Whether runs in float64 gave the same, but for rounding, relative to each output."""
+    return all(
+        distance(other[name], value) <= 1e-9 * largest(np.abs(value)) for name, value in one.items()
+    )
 
 
 class Trial:

@@ -7,7 +7,7 @@ import pytest
 
 from bnlstm_deploy.signature import Signature, Value
 from bnlstm_deploy.verification.measuring.cases import Case
-from bnlstm_deploy.verification.measuring.trial import Together, Trial
+from bnlstm_deploy.verification.measuring.trial import Together, Trial, alike
 
 FLOAT, INT = np.dtype(np.float32), np.dtype(np.int64)
 STATE = (1, "batch", 1)
@@ -148,6 +148,15 @@ def test_side_by_side_they_give_what_they_give_alone(together):
         for name, array in alone.items():
             np.testing.assert_array_equal(results[name], array)
             np.testing.assert_array_equal(negative[name], -array)
+
+
+def test_alike_is_but_for_rounding_and_relative_to_the_output():
+    one = {"y": np.array([1e-9, -2e-9]), "n": np.array([3, 4])}
+    for by, same in ((1e-18, True), (3e-18, False), (np.nan, False)):
+        assert alike(one, one | {"y": one["y"] + by}) == same
+    assert not alike(one, one | {"n": np.array([3, 5])})
+    assert not alike(one, one | {"y": np.zeros(3)})
+    assert alike({"y": np.zeros(2)}, {"y": np.zeros(2)})
 
 
 def test_one_alone_is_left_as_it_is():
