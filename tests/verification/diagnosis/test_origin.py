@@ -1,6 +1,7 @@
 """diagnose(): a fault is found at the value that introduces it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,6 +15,9 @@ from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.verification.diagnosis import diagnose
+from bnlstm_deploy.verification.diagnosis.origin import Origin, origin_of
+from bnlstm_deploy.verification.diagnosis.places import Place
+from bnlstm_deploy.verification.diagnosis.recompute import Value
 from tests.models import randomize
 from tests.verification.diagnosis.faults import (
     D,
@@ -240,3 +244,31 @@ def test_another_model_cannot_be_diagnosed(proto, tmp_path):
 
 
 # Hypotheses: mistakes in the model that was exported.
+
+
+def test_it_says_where_and_how_far():
+    origin = Origin("gates", 2, (3, 1), 0.5, 0.75, 0.25, 1e-7)
+    far = "gates[3, 1] is 0.75 instead of 0.5, off by 0.25 where rounding explains 1e-07"
+    assert str(origin) == f"outside the recurrent layers: {far}"
+    reverse = replace(origin, place="layer 0, reverse direction", step=300, position=500)
+    where = "layer 0, reverse direction, timestep 300 of its own (position 500 in the sequence)"
+    assert str(reverse) == f"{where}: {far}"
+    assert str(replace(reverse, position=300)) == f"layer 0, reverse direction, timestep 300: {far}"
+
+
+def test_the_element_that_is_furthest_beyond_what_is_explained():
+    expected = Value(np.zeros((2, 3)), np.array([[9.0, 9, 9], [0.5, 0.5, 0.5]]))
+    actual = np.array([[8.0, 0, -9], [0.5, 0.75, -0.625]])
+    found = origin_of("cell", expected, actual)
+    assert found == Origin("cell", 1, (1,), 0.0, 0.75, 0.75, 0.5)
+    assert origin_of("cell", expected, actual.clip(-0.5, 0.5)) is None
+    actual[1, 0] = np.nan
+    assert origin_of("cell", expected, actual).index == (0,)
+    # what is not a number in the truth says nothing
+    unknown = Value(np.full((2, 3), np.nan), expected.bound)
+    assert origin_of("cell", unknown, actual) is None
+    place = Place("rnn", 1, True, 3)
+    found = origin_of("cell", expected, np.zeros((2, 4)), place)
+    assert (found.error, found.explained, found.index) == (np.inf, 0, ())
+    assert (found.module, found.layer, found.direction) == ("rnn", 1, "reverse")
+    assert found.place == "layer 1, reverse direction of rnn"
