@@ -72,9 +72,9 @@ class Branches:
             return any(not self.ran[name] for name in self._of(draw(case(batch))))
 
         passes, batch = 0, 1
-        while not all(self.ran.values()) and batch <= most:
+        while passes < most and not all(self.ran.values()):
             if not new(batch):
-                passes, batch = batch, 2 * batch
+                passes, batch = batch, min(2 * batch, most)
                 continue
             while batch - passes > 1:
                 middle = (passes + batch) // 2

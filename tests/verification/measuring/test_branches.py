@@ -7,6 +7,7 @@ import torch
 from bnlstm_deploy.exporting import export
 from bnlstm_deploy.nn import BNLSTM
 from bnlstm_deploy.verification.measuring.branches import Branches
+from bnlstm_deploy.verification.measuring.cases import Case
 from tests.exporting.nodes import all_nodes
 from tests.models import randomize
 from tests.native.version_file import FOLDER, make_model
@@ -108,3 +109,39 @@ def test_a_lost_clamp_is_found(kind, tmp_path):
         same.op_type = {"Min": "Max", "ReduceMin": "ReduceMax"}[kind]
         onnx.save(changed, tmp_path / "changed.onnx")
         assert not check(model, tmp_path / "changed.onnx").passed
+
+
+class Threshold(Branches):
+    """A branch for more than so many streams."""
+
+    def __init__(self, most):
+        self.ran = {"few": True, "many": False}
+        self.drawn = []
+        self._most = most
+
+    def _of(self, feeds):
+        self.drawn.append(feeds["batch"])
+        return ["many" if feeds["batch"] > self._most else "few"]
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 4, 7, 8, 99, 127])
+def test_the_fewest_streams_that_run_a_branch_are_found(most):
+    branches = Threshold(most)
+    case = branches.case(lambda case: {"batch": case.batch}, 130, "random")
+    assert case == Case(2, most + 1, state=True, lengths="random")
+    assert max(branches.drawn) <= 130
+    assert len(branches.drawn) == len(set(branches.drawn)) <= 2 * 8
+    branches.note({"batch": most + 1})
+    assert branches.case(lambda case: {"batch": case.batch}, 130, None) is None
+
+
+def test_as_many_streams_are_tried_as_fit():
+    case = Threshold(99).case(lambda case: {"batch": case.batch}, 100, None)
+    assert case == Case(2, 100, state=True)
+
+
+def test_no_more_streams_are_tried_than_fit():
+    branches = Threshold(100)
+    assert branches.case(lambda case: {"batch": case.batch}, 100, None) is None
+    assert branches.drawn == [1, 2, 4, 8, 16, 32, 64, 100]
+    assert branches.finding.detail == "of 2 were never run: many"
