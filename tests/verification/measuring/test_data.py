@@ -61,6 +61,8 @@ X, LABELS = np.zeros((5, 3, 2)), np.zeros(5, np.int64)
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
+        ({"x": X, "in_1": X}, r"holds the arrays \['in_1', 'x'\]"),
+        ({"in_0": X, "in_1": X, "z": X}, r"holds the arrays \['in_0', 'in_1', 'z'\]"),
         ({"in_0": X}, r"holds the arrays \['in_0'\]; the graph's inputs are \['in_0', 'in_1'\]"),
         ({"in_0": X, "in_1": X[:4]}, r"'in_1' has batch 4, 'in_0' has 5; they must agree"),
         ({"in_0": X, "in_1": X[0]}, r"'in_1' has shape \(3, 2\); this graph takes 3 axes"),

@@ -27,7 +27,8 @@ def draw(*taken, length=None):
     )
 
     def sample(generator, batch, time):
-        return [torch.from_numpy(generator.standard_normal((time, batch, 2), np.float32))]
+        x = torch.from_numpy(generator.standard_normal((time, batch, 2), np.float32))
+        return [x.requires_grad_()]
 
     return Draw(graph, sample, np.random.default_rng(0), ("own",))
 
