@@ -4,7 +4,7 @@ The export writes it and the runtime reads it, so this module imports neither to
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 
 import msgspec
@@ -35,6 +35,14 @@ VALUES = (
 
 OPTIONAL, REQUIRED = "optional", "required"
 """What the graph inputs for states, lengths and start steps can be."""
+
+CHOICES: Mapping[str, Collection[str]] = {
+    "dtype": ELEMENT_TYPES,
+    "weights": STORED,
+    "activations": ("int8",),
+    "state": (OPTIONAL, REQUIRED),
+}
+"""What properties can be, if they are there; the first always is."""
 
 NO_LENGTH = 2**63 - 1
 """What `lengths` is for streams that end nowhere within T."""
@@ -172,30 +180,13 @@ class Metadata:
                 f"the file's bnlstm.format_version is {version!r}, this package reads "
                 f"{FORMAT_VERSION}; upgrade bnlstm-deploy or export the file again"
             )
-        dtype = properties.get("bnlstm.dtype")
-        if dtype not in ELEMENT_TYPES:
-            raise RuntimeSessionError(
-                f"the file's bnlstm.dtype is {dtype!r}, and can be {', '.join(ELEMENT_TYPES)}; "
-                "export it again"
-            )
-        weights = properties.get("bnlstm.weights")
-        if weights is not None and weights not in STORED:
-            raise RuntimeSessionError(
-                f"the file's bnlstm.weights is {weights!r}, and can be {', '.join(STORED)}; "
-                "export it again"
-            )
-        activations = properties.get("bnlstm.activations")
-        if activations not in (None, "int8"):
-            raise RuntimeSessionError(
-                f"the file's bnlstm.activations is {activations!r}, and can be int8; "
-                "export it again"
-            )
-        state = properties.get("bnlstm.state", OPTIONAL)
-        if state not in (OPTIONAL, REQUIRED):
-            raise RuntimeSessionError(
-                f"the file's bnlstm.state is {state!r}, and can be {OPTIONAL} or {REQUIRED}; "
-                "export it again"
-            )
+        for name, known in CHOICES.items():
+            value = properties.get(PREFIX + name)
+            if value not in known and (value is not None or name == "dtype"):
+                raise RuntimeSessionError(
+                    f"the file's bnlstm.{name} is {value!r}, and can be {', '.join(known)}; "
+                    "export it again"
+                )
         verified = {n.removeprefix(VERIFIED): v for n, v in properties.items() if VERIFIED in n}
         given = {n.removeprefix(PREFIX): v for n, v in properties.items() if PREFIX in n}
         try:
