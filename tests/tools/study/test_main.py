@@ -27,9 +27,8 @@ def test_an_unknown_task_is_one_message():
 @pytest.mark.slow
 @pytest.mark.parametrize("task", NAMES)
 def test_every_task_runs_and_draws(task, tmp_path):
-    command = [sys.executable, "-m", "tools.study", *arguments(task, tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = CliRunner().invoke(app, arguments(task, tmp_path))
+    assert done.exit_code == 0, done.output[-2000:]
     results = tmp_path / "results"
     drawn = {path.name for path in results.glob("*.svg")}
     assert drawn
