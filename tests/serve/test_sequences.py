@@ -7,6 +7,7 @@ from bnlstm_deploy.errors import InputError, OverloadedError, SequenceError
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.serve.limits import Limits
 from bnlstm_deploy.serve.sequences import Chunk, Sequences
+from bnlstm_deploy.signature import Signature
 
 
 class Clock:
@@ -96,6 +97,12 @@ def test_only_the_first_chunk_brings_a_state(sequences):
 def test_models_that_cannot_continue(files):
     sequences = Sequences(Session(files / "bidirectional.onnx").signature, Limits())
     with pytest.raises(InputError, match=r"is a model with two directions, .* without sequence_id"):
+        sequences.check(Chunk(5, True, False), 1, {})
+
+
+def test_a_model_that_passes_its_states_itself_cannot_continue():
+    sequences = Sequences(Signature((), (), (), (), ("",)), Limits())
+    with pytest.raises(InputError, match="a model that passes states to its BNLSTM itself"):
         sequences.check(Chunk(5, True, False), 1, {})
 
 

@@ -63,6 +63,22 @@ def test_correct_exports_pass(arguments, asked, form, folding, tmp_path):
     assert ("start_step" in inputs) == streams
 
 
+@pytest.mark.parametrize("asked", [FIXED, {}], ids=str)
+def test_padding_is_spoilt_where_time_is_fixed_too(asked, tmp_path, monkeypatch):
+    model = randomize(BNLSTM(3, 6, max_length=4))
+    export(model, tmp_path / "m.onnx", **asked)
+    spoilt, run = [], Session.run
+
+    def noted(session, feeds):
+        nan = np.isnan(feeds["input"]).any(axis=2)  # (T, N)
+        spoilt.append((nan.any(axis=0) & ~nan.all(axis=0)).any())
+        return run(session, feeds)
+
+    monkeypatch.setattr(Session, "run", noted)
+    assert check(model, tmp_path / "m.onnx").passed
+    assert any(spoilt), "a stream with numbers first and NaN after its length"
+
+
 class Both(nn.Module):
     """An ordinary LSTM under a normalized one."""
 

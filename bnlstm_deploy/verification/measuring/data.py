@@ -153,11 +153,12 @@ def check_data(
     """
     graph = checker.graph
     data = read_data(paths, graph)
-    first = graph.outputs[0]
+    first, rows_of = graph.outputs[0], graph.inputs[0].name
     axis = graph.signature.batch_axes.get(first.name, 0)
     total: dict[Backend, Agreement] = {}
     for label, feeds, labels in data.batches(most_streams(data.time)):
-        trial = Trial(graph, Case(data.time, data.rows), [feeds])
+        streams = feeds[rows_of].shape[data.batch_axes[rows_of]]
+        trial = Trial(graph, Case(data.time, streams), [feeds])
         actuals = checker.measure("data", trial, label=label, inputs="data")
         truth = checker.references.of(trial).expected[first.name]
         for backend, actual in actuals.items():

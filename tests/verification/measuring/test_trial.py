@@ -142,7 +142,7 @@ def test_side_by_side_they_give_what_they_give_alone(together):
     assert len(runs) == (1 if together else 3)
     assert sum(trial.case.batch for trial in runs) == 6
     for trial, (results, negative) in zip(trials, found, strict=True):
-        given = {**{n: d.repeat(trial.case.batch, d.ndim // 2) for n, d in defaults(6).items()}}
+        given = {n: d.repeat(trial.case.batch, d.ndim // 2) for n, d in defaults(6).items()}
         alone = model((given if together else {}) | trial.feeds[0])
         assert results.keys() == alone.keys()
         for name, array in alone.items():
