@@ -11,6 +11,7 @@ from queue import Queue
 from threading import Thread
 from typing import Any
 
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bnlstm_deploy.errors import InputError
@@ -115,6 +116,10 @@ def _run(
 ) -> dict[str, object]:
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  # slow to import
 
+    torch.set_num_threads(1)
+    # The gradient of a plain LSTM vanishes over 784 timesteps to numbers so small that a CPU takes
+    # a hundred times as long for them.
+    torch.set_flush_denormal(True)
     task = tasks(quick=quick)[experiment.task]
     before = 0
     with SummaryWriter(str(folder / "tensorboard")) as writer:

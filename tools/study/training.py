@@ -61,10 +61,6 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "state.pt"
-    torch.set_num_threads(1)
-    # The gradient of a plain LSTM vanishes over 784 timesteps to numbers so small that a CPU takes
-    # a hundred times as long for them.
-    torch.set_flush_denormal(True)
     torch.manual_seed(experiment.seed)
     model = task.model(experiment)
     optimizer = torch.optim.Adam(model.parameters(), lr=task.sizes.learning_rate)

@@ -17,6 +17,7 @@ import numpy as np
 import ray
 import tritonclient.http
 from ray import serve
+from ray._private import services
 from ray.cluster_utils import Cluster
 from ray.serve._private import api
 from ray.serve.schema import ServeDeploySchema
@@ -35,16 +36,30 @@ URL = f"http://127.0.0.1:{PORT}"
 MODEL = "small"
 
 
+def wait_for_node(*arguments, get_node=services.get_node):
+    """Wait until a node is known, however long: Ray itself gives up after 30 s."""
+    while True:
+        try:
+            return get_node(*arguments)
+        except RuntimeError:
+            time.sleep(0.1)
+
+
 def start(config_file):
     """Start the cluster, and the application that the config file describes."""
+    services.get_node = wait_for_node
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": 100_000_000},
+        head_node_args={
+            "num_cpus": 1,
+            "object_store_memory": 100_000_000,
+            "include_dashboard": False,
+        },
     )
     workers = [
         cluster.add_node(num_cpus=1, object_store_memory=100_000_000) for _ in range(NODES - 1)
     ]
-    cluster.wait_for_nodes()
+    cluster.wait_for_nodes(timeout=600)
     ray.init(address=cluster.address, log_to_driver=False)
     schema = ServeDeploySchema.model_validate(json.loads(Path(config_file).read_text()))
     (application,) = schema.applications

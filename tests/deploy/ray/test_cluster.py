@@ -18,7 +18,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray's own 5 s are too few on a busy machine: it kills a proxy that is about to start.
+    # Ray's own seconds are too few on a busy machine: it kills a proxy that is about to start.
+    "RAY_gcs_server_port_wait_time_s": "600",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120",
 }
@@ -63,7 +64,7 @@ def seen(model, namespace):
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=1500,
     )
     lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, result.stderr[-5000:]
