@@ -1,7 +1,7 @@
 """What the keys of a checkpoint cannot tell, tried one after the other against a recording."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ from bnlstm_deploy.checkpoint.match import Match, keys_of
 from bnlstm_deploy.checkpoint.recorded import Agreement, Array, Recording, compare, time_major
 from bnlstm_deploy.errors import BnlstmError
 from bnlstm_deploy.nn import BNLSTM, BNLSTMModel
+from bnlstm_deploy.normalizations import NormPath
 
 EPS = (1e-3, 1e-4, 1e-5, 1e-6)
 FORGET_BIASES = (0.0, 1.0)
@@ -98,17 +99,21 @@ def _kinds(start: Reading) -> list[list[Change]]:
     together = "not interleaved" if weights.interleaved else "interleaved unit by unit"
     kinds = [
         [
-            (f"gate order {order}", _weights(gates=order))
+            (f"gate order {order}", _table("weights", gates=order))
             for order in orders
             if order != weights.gates
         ],
-        [(f"eps {eps:g}", _eps(eps)) for eps in EPS if {eps} != _all_eps(layout)],
         [
-            (f"{bias:g} added to the forget gate", _forget(bias))
+            (f"eps {eps:g}", _norms(layout.normalization, eps=eps))
+            for eps in EPS
+            if {eps} != {norm.eps for norm in layout.normalization.values()}
+        ],
+        [
+            (f"{bias:g} added to the forget gate", _table("bias", forget=bias))
             for bias in FORGET_BIASES
             if bias != layout.bias.forget
         ],
-        [(f"gates {together}", _weights(interleaved=not weights.interleaved))],
+        [(f"gates {together}", _table("weights", interleaved=not weights.interleaved))],
     ]
     kinds += [
         [
@@ -126,7 +131,7 @@ def _kinds(start: Reading) -> list[list[Change]]:
         words = (
             "the cell normalization ignored" if cell.applied else "the cell normalization applied"
         )
-        kinds.append([(words, _apply_cell)])
+        kinds.append([(words, _norms(("cell",), applied=not cell.applied))])
     if len(start.match.directions) == 2:
         kinds.append([("normalizations shared by both directions", _share_directions)])
     if any(start.tensors[key].shape[0] == start.tensors[key].shape[1] for key in _inputs(start)):
@@ -180,45 +185,36 @@ def _part(model: BNLSTM | BNLSTMModel, recording: Recording) -> Recording:
     )
 
 
-def _weights(**values: object) -> Callable[[Reading], Reading]:
+def _table(name: str, **values: object) -> Callable[[Reading], Reading]:
+    """Return a change of the fields of a table in the layout."""
+
     def change(reading: Reading) -> Reading:
         layout = reading.match.layout
-        return _with_layout(reading, replace(layout, weights=replace(layout.weights, **values)))  # type: ignore[arg-type]
+        table = replace(getattr(layout, name), **values)
+        return _with_layout(reading, replace(layout, **{name: table}))
 
     return change
 
 
-def _eps(eps: float) -> Callable[[Reading], Reading]:
+def _norms(paths: Iterable[NormPath], **values: object) -> Callable[[Reading], Reading]:
+    """Return a change of the same fields of several normalizations."""
+
     def change(reading: Reading) -> Reading:
         norms = reading.match.layout.normalization
-        changed = {path: replace(norm, eps=eps) for path, norm in norms.items()}
-        return _with_layout(reading, replace(reading.match.layout, normalization=changed))
-
-    return change
-
-
-def _forget(bias: float) -> Callable[[Reading], Reading]:
-    def change(reading: Reading) -> Reading:
-        layout = reading.match.layout
-        return _with_layout(reading, replace(layout, bias=replace(layout.bias, forget=bias)))
+        changed = {path: replace(norms[path], **values) for path in paths}  # type: ignore[arg-type]
+        return _with_layout(
+            reading, replace(reading.match.layout, normalization={**norms, **changed})
+        )
 
     return change
 
 
 def _move_bias(path: str) -> Callable[[Reading], Reading]:
     def change(reading: Reading) -> Reading:
-        layout = reading.match.layout
-        inside = {*layout.bias.inside} ^ {path}
-        moved = replace(layout.bias, inside=tuple(sorted(inside)))  # type: ignore[arg-type]
-        return _with_layout(reading, replace(layout, bias=moved))
+        inside = {*reading.match.layout.bias.inside} ^ {path}
+        return _table("bias", inside=tuple(sorted(inside)))(reading)
 
     return change
-
-
-def _apply_cell(reading: Reading) -> Reading:
-    norms = dict(reading.match.layout.normalization)
-    norms["cell"] = replace(norms["cell"], applied=not norms["cell"].applied)
-    return _with_layout(reading, replace(reading.match.layout, normalization=norms))
 
 
 def _share_directions(reading: Reading) -> Reading:
@@ -246,7 +242,3 @@ def _inputs(reading: Reading) -> list[str]:
     """Return the keys of the input weights."""
     places = reading.match.keys["weights.input"].values()
     return [reading.match.prefix + key for steps in places for key in keys_of(steps)]
-
-
-def _all_eps(layout: Layout) -> set[float]:
-    return {norm.eps for norm in layout.normalization.values()}

@@ -2,15 +2,15 @@
 
 import os
 import signal
-import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bnlstm_deploy.access import read_token
 from bnlstm_deploy.atomic import check_writable
 from bnlstm_deploy.cli.console import make_console
-from bnlstm_deploy.cli.options import Force, Running, ServerLimits, split
+from bnlstm_deploy.cli.options import Force, Host, Running, ServerLimits, TokenFile, split
 from bnlstm_deploy.deploy.names import check_name
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.extras import require
@@ -23,8 +23,7 @@ def ray(
         list[str],
         typer.Argument(
             metavar="[NAME=]MODEL.onnx...",
-            help="Exported files or folders of them, as `bnlstm-deploy serve` takes them; at the "
-            "same path on every node.",
+            help="Exported files or folders of them, as `bnlstm-deploy serve` takes them.",
         ),
     ],
     running: Running,
@@ -41,17 +40,10 @@ def ray(
     address: Annotated[
         str | None, typer.Option(help="Of a Ray cluster.", show_default="start Ray here")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=1, max=65535, help="REST.")] = 8000,
     name: Annotated[str, typer.Option(help="The application's name.")] = "bnlstm",
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Bearer token that requests must carry; a file on every node.",
-            show_default="BNLSTM_DEPLOY_TOKEN of the nodes' environment, or none",
-        ),
-    ] = None,
+    token_file: TokenFile = None,
     min_replicas: Annotated[
         int, typer.Option(min=1, help="The least.", rich_help_panel=REPLICAS)
     ] = 1,
@@ -69,6 +61,8 @@ def ray(
 ) -> None:
     """Serve exported files on a Ray cluster: Open Inference Protocol v2 over REST.
 
+    Each node reads files and the token itself, at the same path or in its own environment.
+
     Example: bnlstm-deploy deploy ray digits.onnx --min-replicas 2 --max-replicas 8
     """
     require("ray", extra="ray")
@@ -77,8 +71,8 @@ def ray(
     from bnlstm_deploy.deploy.ray_config import Options, absolute, config, write
     from bnlstm_deploy.runtime import Session
     from bnlstm_deploy.serve import Limits
+    from bnlstm_deploy.serve.ports import listen
     from bnlstm_deploy.serve.repository import find
-    from bnlstm_deploy.serve.settings import read_token
 
     check_name(name)
     most = min_replicas if max_replicas is None else max_replicas
@@ -110,25 +104,14 @@ def ray(
         make_console().print(f"Wrote {output}")
         return
     if address is None:
-        _check_port(host, http_port)
+        with listen(host, http_port):  # Serve says in a log alone that it cannot, and goes on
+            pass
     from bnlstm_deploy.deploy.ray_run import run
 
     try:
         run(options, name=name, address=address, host=host, port=http_port, stops=_STOPS)
     except RuntimeError as error:  # Serve's: a replica does not start
         raise RuntimeSessionError(f"{error}; its log tells more") from error
-
-
-def _check_port(host: str, port: int) -> None:
-    """Raise if Serve could not listen: it says so in a log only, and goes on."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on port {port} of {host}: {error.strerror}; choose another with "
-            "--http-port or --host"
-        ) from error
 
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)

@@ -164,16 +164,13 @@ def _statistics(rnn: "BNLSTM") -> list[dict[str, Any]]:
 
 
 def _health(norm: "StepwiseBatchNorm") -> dict[str, Any]:
-    import numpy as np
+    from bnlstm_deploy.folding.health import marks
 
-    from bnlstm_deploy.folding import affine
-
-    mean, var = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
-    gamma = norm.weight.detach().double().numpy()
-    scale = np.abs(affine(mean, var, norm.eps, gamma=gamma).scale)
+    scale, unseen, *_ = marks(norm)
+    var = norm.running_var
     step = int(scale.max(axis=1).argmax())
     return {
-        "unseen": f"{int((norm.num_batches_tracked == 0).sum())}/{len(scale)}",
+        "unseen": f"{int(unseen.sum())}/{len(scale)}",
         "min var": f"{var.min():.1e}",
         "max var": f"{var.max():.1e}",
         "max scale": f"{scale.max():.3g}",

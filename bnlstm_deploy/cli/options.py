@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from bnlstm_deploy.access import TOKEN_VARIABLE
 from bnlstm_deploy.choices import Pooling
 
 if TYPE_CHECKING:
@@ -131,6 +132,15 @@ class OwnModel:
     ] = None
 
 
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Bearer token that requests must carry.",
+        show_default=f"{TOKEN_VARIABLE} of the environment, or none",
+    ),
+]
 Model = Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="An exported file.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Providers = Annotated[

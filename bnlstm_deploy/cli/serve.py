@@ -2,12 +2,12 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bnlstm_deploy.cli.options import Running, ServerLimits, split
+from bnlstm_deploy.access import read_token
+from bnlstm_deploy.cli.options import Host, Running, ServerLimits, TokenFile, split
 from bnlstm_deploy.download import is_hub_id, local
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.extras import require
@@ -25,7 +25,7 @@ def serve(
     ],
     running: Running,
     limits: ServerLimits,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     http_port: Annotated[
         int, typer.Option(min=0, max=65535, help="REST, metrics and page; 0 for any.")
     ] = 8080,
@@ -37,14 +37,7 @@ def serve(
         bool,
         typer.Option("--model-control", help="Let clients load and unload models."),
     ] = False,
-    token_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Bearer token that requests must carry.",
-            show_default="BNLSTM_DEPLOY_TOKEN of the environment, or none",
-        ),
-    ] = None,
+    token_file: TokenFile = None,
 ) -> None:
     """Serve exported files: Open Inference Protocol v2 over REST and gRPC, metrics and a page.
 
@@ -60,7 +53,7 @@ def serve(
     from bnlstm_deploy.serve import Limits
     from bnlstm_deploy.serve.server import Options
     from bnlstm_deploy.serve.server import serve as run
-    from bnlstm_deploy.serve.settings import Settings, local_names, read_token
+    from bnlstm_deploy.serve.settings import Settings, local_names
     from bnlstm_deploy.serve.workers import serve_workers
 
     settings = Settings(Limits(**vars(limits)), read_token(token_file), local_names(host))

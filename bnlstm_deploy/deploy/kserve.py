@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bnlstm_deploy.access import TOKEN_VARIABLE
 from bnlstm_deploy.deploy.names import check_label
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.extras import require
@@ -16,8 +17,8 @@ HTTP_PORT, GRPC_PORT = 8080, 8081
 MOUNT = "/mnt/models"
 """Where KServe puts what the storage URI has."""
 
-TOKEN_VARIABLE, TOKEN_KEY = "BNLSTM_DEPLOY_TOKEN", "token"
-"""Where the server finds its token, and where that is in the secret."""
+TOKEN_KEY = "token"
+"""Where the token is in the secret."""
 
 CPU = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
 

@@ -15,6 +15,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
+from bnlstm_deploy.access import read_token
 from bnlstm_deploy.deploy.ray_config import Options
 from bnlstm_deploy.deploy.ray_sequences import Routed
 from bnlstm_deploy.deploy.ray_sequences import deployment as incarnations
@@ -25,7 +26,7 @@ from bnlstm_deploy.serve.engine import Engine
 from bnlstm_deploy.serve.models import Models
 from bnlstm_deploy.serve.records import Records
 from bnlstm_deploy.serve.repository import find
-from bnlstm_deploy.serve.settings import Settings, read_token
+from bnlstm_deploy.serve.settings import Settings
 
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 """Sends requests with one `x-session-id` to one replica, and others to any."""

@@ -1,7 +1,7 @@
 """Binding: a session with fixed sizes, whose states stay on the device."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnxruntime as ort
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.runtime.device import Buffer, using
 from bnlstm_deploy.runtime.inputs import check_feeds
-from bnlstm_deploy.signature import Array, Lengths, States, Value
+from bnlstm_deploy.signature import BATCH, TIME, Array, Lengths, States, Value
 
 if TYPE_CHECKING:
     from bnlstm_deploy.runtime.session import Session
@@ -215,31 +215,42 @@ class Binding:
                     name: buffer.read(shapes.get(name)) for name, buffer in self._outputs.items()
                 }
 
-    def run_from(
-        self,
-        state: Mapping[str, Array],
-        feeds: Mapping[str, Array],
-        shapes: Mapping[str, tuple[int, ...]],
+    def run_once(
+        self, feeds: Mapping[str, Array], sizes: Mapping[str, int], outputs: Iterable[Value]
     ) -> dict[str, Array]:
-        """Run the graph once from a given state, on as many streams and timesteps or fewer.
+        """Run the graph once on what a session is fed, of as many streams and timesteps or fewer.
 
         Args:
-            state: All state inputs by name, unchecked; none for the initial state at step 0.
-            feeds: As for `run`.
-            shapes: The part of each output that is wanted.
+            feeds: Arrays by input name, unchecked; without states from the initial one.
+            sizes: N and T of them.
+            outputs: The model's own and those of the state, with axes that tell N and T.
 
         Returns:
-            Copies of the model's own outputs and of the state after the run, by output name.
+            Copies of them by name, of those sizes.
 
         Raises:
+            InputError: Some states are given and others not, or the graph cannot continue streams.
             RuntimeSessionError: ONNX Runtime fails on the graph.
         """
+        state = {name: feeds[name] for name in self.carried if name in feeds}
+        if state and not (self.streams and len(state) == len(self.carried)):
+            raise InputError(
+                f"a state is given as {sorted(state)}; pass that of all BNLSTM, to a graph that "
+                "can continue the streams of all"
+            )
+        own = {value.name: feeds[value.name] for value in self._session.inputs}
+        for name in self.lengths:
+            # Streams that are only padding have all timesteps: a graph that needs no mask for the
+            # others needs none for them.
+            own[name] = np.full(self.batch, self._sizes[TIME])
+            own[name][: sizes[BATCH]] = feeds.get(name, sizes[TIME])
+        shapes = {value.name: value.sized(sizes) for value in outputs}
         with self.lock:
             if state:
                 self.start(state)
             else:
                 self.reset()
-            return self.run(feeds, shapes) | self.read_state(shapes)
+            return self.run(own, shapes) | self.read_state(shapes)
 
     def read_state(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Array]:
         """Return copies of the state after the last run, or of the part of them, by output name."""

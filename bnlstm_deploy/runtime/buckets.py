@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
-
 from bnlstm_deploy.errors import InputError, RuntimeSessionError
 from bnlstm_deploy.runtime.binding import Binding
 from bnlstm_deploy.runtime.files import by_length, check_one_model, open_files
@@ -162,22 +160,8 @@ class Buckets:
         self, bucket: Bucket, feeds: Mapping[str, Array], sizes: Mapping[str, int]
     ) -> tuple[Any, Any]:
         session = self._sessions[bucket.time]
-        binding = self._binding(bucket)
-        given = {value.name: feeds[value.name] for value in session.inputs}
-        for name in binding.lengths:
-            # Streams that are only padding have all timesteps: a graph that needs no mask for the
-            # others needs none for them.
-            given[name] = np.full(bucket.batch, bucket.time)
-            given[name][: sizes[BATCH]] = feeds.get(name, sizes[TIME])
-        state = {name: feeds[name] for name in binding.carried if name in feeds}
-        if state and not (binding.streams and len(state) == len(binding.carried)):
-            raise InputError(
-                f"a state is given as {sorted(state)}; pass that of all BNLSTM, to a graph that "
-                "can continue the streams of all"
-            )
         outputs = (self._signature or session.signature).outputs
-        shapes = {v.name: v.sized(sizes) for v in (*outputs, *session.state_outputs)}
-        results = binding.run_from(state, given, shapes)
+        results = self._binding(bucket).run_once(feeds, sizes, (*outputs, *session.state_outputs))
         return session.signature.output(results), session.signature.state(results)
 
     def _binding(self, bucket: Bucket) -> Binding:

@@ -98,14 +98,17 @@ class App:
         self._router = Router(
             [
                 *(_infer_route(path, self._infer) for path in MODELS),
-                _get("/v2", self._server),
-                _get("/v2/health/live", self._live),
+                _tell("/v2", lambda _: models.metadata()),
+                _tell("/v2/health/live", lambda _: {"live": True}),
                 _get("/v2/health/ready", self._ready),
-                _get("/v2/models", self._names),
+                _tell("/v2/models", lambda _: {"models": models.names}),
                 _get("/v2/models/stats", self._statistics),
-                *(_get(path, self._model) for path in MODELS),
+                *(_tell(path, lambda r: models.model_metadata(self._model(r))) for path in MODELS),
                 *(_get(f"{path}/ready", self._model_ready) for path in MODELS),
-                *(_get(f"{path}/config", self._config) for path in MODELS),
+                *(
+                    _tell(f"{path}/config", lambda r: models.model_config(self._model(r)))
+                    for path in MODELS
+                ),
                 *(_get(f"{path}/stats", self._statistics) for path in MODELS),
                 Route("/v2/repository/index", self._index, methods=["POST"]),
                 Route("/v2/repository/models/{model}/load", self._load, methods=["POST"]),
@@ -154,33 +157,18 @@ class App:
                 content, kind = await asyncio.to_thread(write_response, *wrote)
             await respond(send, 200, content, kind)
 
-    async def _server(self, request: Request) -> Response:
-        del request
-        return json_response(self.models.metadata())
-
-    async def _live(self, request: Request) -> Response:
-        del request
-        return json_response({"live": True})
-
     async def _ready(self, request: Request) -> Response:
         del request
         return json_response({"ready": self.models.ready}, 200 if self.models.ready else 503)
 
-    async def _names(self, request: Request) -> Response:
-        del request
-        return json_response({"models": self.models.names})
-
-    async def _model(self, request: Request) -> Response:
-        return json_response(self.models.model_metadata(self.models.get(*_named(request.scope))))
+    def _model(self, request: Request) -> Engine:
+        return self.models.get(*_named(request.scope))
 
     async def _model_ready(self, request: Request) -> Response:
-        engine = self.models.get(*_named(request.scope))
+        engine = self._model(request)
         if not self.models.takes(engine.name, engine.version):
             raise NotReadyError(f"model {engine.name!r} is not ready")
         return json_response({"name": engine.name, "ready": True})
-
-    async def _config(self, request: Request) -> Response:
-        return json_response(self.models.model_config(self.models.get(*_named(request.scope))))
 
     async def _statistics(self, request: Request) -> Response:
         name, version = _named(request.scope)
@@ -189,11 +177,8 @@ class App:
         return json_response(statistics(await self.dispatcher.stats(), name, version))
 
     async def _index(self, request: Request) -> Response:
-        body = await _json_body(request)
-        index = self.models.index()
-        if body.get("ready") is True:
-            index = [entry for entry in index if entry["state"] == "READY"]
-        return json_response(index)
+        ready = (await _json_body(request)).get("ready") is True
+        return json_response(self.models.index(ready=ready))
 
     async def _load(self, request: Request) -> Response:
         if (await _json_body(request)).get("parameters"):
@@ -274,6 +259,13 @@ def _named(scope: Scope) -> tuple[str, str | None]:
 
 def _get(path: str, answer: Callable[[Request], Awaitable[Response]]) -> Route:
     return Route(path, answer, methods=["GET"])
+
+
+def _tell(path: str, content: Callable[[Request], object]) -> Route:
+    async def answer(request: Request) -> Response:
+        return json_response(content(request))
+
+    return _get(path, answer)
 
 
 def _infer_route(path: str, infer: Callable[[Scope, Receive, Send], Awaitable[None]]) -> Route:

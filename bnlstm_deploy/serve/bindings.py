@@ -3,8 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 
-import numpy as np
-
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.binding import Binding
 from bnlstm_deploy.runtime.inputs import check_feeds
@@ -51,17 +49,11 @@ class Bindings:
         batch, time = sizes.get(BATCH, 0), sizes.get(TIME, 0)
         if not self._has_sizes or min(batch, time) < 1:
             return session.run(feeds, keep_memory=keep_memory)
-        binding = self._binding(1 << (batch - 1).bit_length(), time)
-        state = {name: feeds[name] for name in binding.carried if name in feeds}
-        if state and not (binding.streams and len(state) == len(binding.carried)):
+        some = any(name in feeds for name in signature.carried)
+        if some and not (signature.streams and signature.carried.keys() <= feeds.keys()):
             return session.run(feeds, keep_memory=keep_memory)
-        own = {value.name: feeds[value.name] for value in session.inputs}
-        for name in binding.lengths:
-            if name in feeds:
-                own[name] = np.full(binding.batch, time)
-                own[name][:batch] = feeds[name]
-        results = (*session.outputs, *session.state_outputs)
-        return binding.run_from(state, own, {v.name: v.sized(sizes) for v in results})
+        binding = self._binding(1 << (batch - 1).bit_length(), time)
+        return binding.run_once(feeds, sizes, (*session.outputs, *session.state_outputs))
 
     def _binding(self, batch: int, time: int) -> Binding:
         size = batch, time

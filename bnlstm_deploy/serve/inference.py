@@ -172,31 +172,31 @@ def read_parameters(parameters: Mapping[str, object]) -> tuple[Chunk | None, flo
     return read_chunk(parameters), timeout / 1e6 if timeout else None
 
 
-def check_output(name: str, parameters: Mapping[str, object]) -> None:
-    """Check the parameters of an output that is asked for.
+def check_outputs(
+    wanted: Sequence[tuple[str, Mapping[str, object]]], known: Sequence[Value]
+) -> list[str] | None:
+    """Return the names of the outputs that a request wants; None for all.
+
+    Args:
+        wanted: Their names and parameters.
+        known: The model's outputs.
 
     Raises:
-        InputError: One is asked for that this server does not have.
-    """
-    if parameters.get("classification", 0) != 0:
-        raise InputError(
-            f"a classification of {name!r:.100} is asked for; ask for the output itself, of which "
-            "numpy.argsort gives the classes"
-        )
-
-
-def check_outputs(wanted: Sequence[str], known: Sequence[Value]) -> None:
-    """Check the names of the outputs that a request wants.
-
-    Raises:
-        InputError: One is not known or wanted twice.
+        InputError: One is not known or wanted twice, or in a way that this server does not have.
     """
     names = [value.name for value in known]
-    for name in islice(wanted, len(names) + 1):
+    for name, parameters in islice(wanted, len(names) + 1):
         if name not in names:
             raise InputError(f"the model has no output {name!r:.100}; it has {names}")
-    if len({*wanted}) < len(wanted):
+        if parameters.get("classification", 0) != 0:
+            raise InputError(
+                f"a classification of {name!r} is asked for; ask for the output itself, of which "
+                "numpy.argsort gives the classes"
+            )
+    asked = [name for name, _ in wanted]
+    if len({*asked}) < len(asked):
         raise InputError(f"an output is asked for twice; there are {names}")
+    return asked or None
 
 
 def read_chunk(parameters: Mapping[str, object]) -> Chunk | None:

@@ -12,7 +12,6 @@ from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.serve.faults import TooLargeError
 from bnlstm_deploy.serve.inference import (
     InferRequest,
-    check_output,
     check_outputs,
     describe,
     from_bytes,
@@ -113,12 +112,10 @@ def read(
         else:
             numbers = getattr(given.contents, CONTENTS[given.datatype])
             arrays[given.name] = from_numbers(tensor, numbers)
-    wanted = [output.name for output in request.outputs]
-    check_outputs(wanted, outputs)
-    for output in request.outputs:
-        check_output(output.name, _values(output.parameters))
+    asked = [(output.name, _values(output.parameters)) for output in request.outputs]
+    wanted = check_outputs(asked, outputs)
     chunk, timeout = read_parameters(_values(request.parameters))
-    return InferRequest(request.id, arrays, wanted or None, chunk, timeout)
+    return InferRequest(request.id, arrays, wanted, chunk, timeout)
 
 
 def write(results: Mapping[str, Array], model: tuple[str, str], id: str) -> pb.ModelInferResponse:

@@ -192,22 +192,14 @@ class Models:
             "output": [_config(value) for value in engine.outputs],
         }
 
-    def index(self) -> list[dict[str, str]]:
-        """Return the repository's index: every model that is there or was, and its state."""
-        loaded = [
-            {
-                "name": engine.name,
-                "version": engine.version,
-                "state": "READY" if engine.ready else "LOADING",
-                "reason": "",
-            }
-            for engine in self.engines
-        ]
-        failed = [(b.entry.name, b.entry.version, b.reason) for b in self.broken]
-        failed += [(name, version, "unloaded") for name, version in self._unloaded]
-        return loaded + [
-            {"name": name, "version": version, "state": "UNAVAILABLE", "reason": reason}
-            for name, version, reason in failed
+    def index(self, *, ready: bool = False) -> list[dict[str, str]]:
+        """Return the repository's index: every model that is there or was, or is ready."""
+        rows = [(e.name, e.version, "READY" if e.ready else "LOADING", "") for e in self.engines]
+        rows += [(b.entry.name, b.entry.version, "UNAVAILABLE", b.reason) for b in self.broken]
+        rows += [(name, version, "UNAVAILABLE", "unloaded") for name, version in self._unloaded]
+        names = ("name", "version", "state", "reason")
+        return [
+            dict(zip(names, row, strict=True)) for row in rows if row[2] == "READY" or not ready
         ]
 
     async def load(self, name: str) -> None:

@@ -15,7 +15,6 @@ from bnlstm_deploy.serve.inference import (
     INLINE,
     PIECE,
     InferRequest,
-    check_output,
     check_outputs,
     describe,
     from_bytes,
@@ -193,18 +192,12 @@ def read(parsed: Parsed, inputs: Sequence[Value], outputs: Sequence[Value]) -> R
     if len(rest):
         raise InputError(f"{len(rest)} bytes follow the last binary tensor")
     parameters = _parameters(request.parameters)
-    wanted = [output.name for output in request.outputs or ()]
-    check_outputs(wanted, outputs)
-    binary = {}
-    for output in request.outputs or ():
-        of_output = _parameters(output.parameters)
-        check_output(output.name, of_output)
-        if "binary_data" in of_output:
-            binary[output.name] = bool(of_output["binary_data"])
+    asked = [(output.name, _parameters(output.parameters)) for output in request.outputs or ()]
+    wanted = check_outputs(asked, outputs)
     chunk, timeout = read_parameters(parameters)
     return RestRequest(
-        InferRequest(parsed.id, arrays, wanted or None, chunk, timeout),
-        binary,
+        InferRequest(parsed.id, arrays, wanted, chunk, timeout),
+        {name: bool(given["binary_data"]) for name, given in asked if "binary_data" in given},
         bool(parameters.get("binary_data_output", False)),
     )
 

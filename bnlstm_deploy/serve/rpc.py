@@ -185,9 +185,7 @@ class _Service:
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> Message:  # noqa: N802
         """Return every model that is there or was, and its state."""
-        index = self.models.index()
-        kept = [one for one in index if not request.ready or one["state"] == "READY"]
-        return pb.RepositoryIndexResponse(models=kept)
+        return pb.RepositoryIndexResponse(models=self.models.index(ready=request.ready))
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: pb.RepositoryModelLoadRequest

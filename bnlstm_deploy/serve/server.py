@@ -6,14 +6,12 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
 
-from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.serve.app import App
 from bnlstm_deploy.serve.dispatch import Dispatcher
@@ -22,13 +20,13 @@ from bnlstm_deploy.serve.http import RestServer
 from bnlstm_deploy.serve.logs import configure, flush, log
 from bnlstm_deploy.serve.models import Models, Repository
 from bnlstm_deploy.serve.peers import Peers
+from bnlstm_deploy.serve.ports import listen
 from bnlstm_deploy.serve.records import Records
 from bnlstm_deploy.serve.repository import Entry
 from bnlstm_deploy.serve.rpc import RpcServer
 from bnlstm_deploy.serve.settings import Settings
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
-BACKLOG = 2048
 OTHER_FILES = 256
 """File descriptors beside those of connections."""
 
@@ -119,25 +117,6 @@ def run(options: Options, http: socket.socket, place: Place | None = None) -> No
         uvloop.run(_run(options, models, http, place))
     finally:
         flush()
-
-
-@contextmanager
-def listen(host: str, port: int) -> Iterator[socket.socket]:
-    """Return a socket that listens, and close it in the end.
-
-    Raises:
-        InputError: The port is in use, or the host is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on port {port} of {host}: {error.strerror}; choose another "
-            "http_port, grpc_port or host"
-        ) from error
-    with listening:
-        yield listening
 
 
 def _allow_files(number: int) -> None:

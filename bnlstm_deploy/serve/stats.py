@@ -1,5 +1,7 @@
 """What engines and servers tell of their work."""
 
+import functools
+import operator
 import time
 from bisect import bisect_left
 from collections import Counter, deque
@@ -246,10 +248,7 @@ class ServerStats:
 
 def together(stats: Sequence[ServerStats]) -> ServerStats:
     """Return what all workers of a server did; of one at least."""
-    first, *others = stats
-    for other in others:
-        first = first + other
-    return first
+    return functools.reduce(operator.add, stats)
 
 
 def _both(one: ModelStats, other: ModelStats) -> ModelStats:

@@ -17,9 +17,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from bnlstm_deploy.errors import BnlstmError, InputError, RuntimeSessionError
+from bnlstm_deploy.errors import BnlstmError, RuntimeSessionError
 from bnlstm_deploy.serve.logs import configure, flush, log
-from bnlstm_deploy.serve.server import STOPS, Options, Place, listen, log_listening, run
+from bnlstm_deploy.serve.ports import listen, reserved
+from bnlstm_deploy.serve.server import STOPS, Options, Place, log_listening, run
 
 PAUSE = 1.0
 """Seconds before a worker is restarted that died before it was ready."""
@@ -50,7 +51,7 @@ def serve_workers(options: Options) -> None:
     configure()
     with (
         listen(options.host, options.http_port) as http,
-        _reserved(options.host, options.grpc_port) as grpc_port,
+        reserved(options.host, options.grpc_port) as grpc_port,
         tempfile.TemporaryDirectory(prefix="bnlstm-") as folder,
     ):
         log_listening(options, http, grpc_port)
@@ -196,29 +197,6 @@ def _work(
         run(options, http, Place(folder, number, grpc_port, report, parent.sentinel))
     except BnlstmError as error:
         report(error)
-
-
-@contextlib.contextmanager
-def _reserved(host: str, port: int) -> Iterator[int]:
-    """Keep a port for processes that share it; yield its number.
-
-    Raises:
-        InputError: It is in use, or the host is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        # Without sharing, a port that another server listens on would be taken for free.
-        with socket.create_server((host, port), family=family) as alone:
-            port = alone.getsockname()[1]
-        with socket.socket(family, socket.SOCK_STREAM) as shared:
-            shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            shared.bind((host, port))
-            yield port
-    except OSError as error:
-        raise InputError(
-            f"gRPC cannot listen on {host}:{port}: {error.strerror}; choose another grpc_port or "
-            "host"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -3,15 +3,14 @@
 import contextlib
 import datetime
 import hashlib
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
@@ -32,8 +31,8 @@ from bnlstm_deploy.verification.measuring.backend import Backend
 from bnlstm_deploy.verification.measuring.branches import Branches
 from bnlstm_deploy.verification.measuring.cases import Sample, default_sample
 from bnlstm_deploy.verification.measuring.checker import Checker, converting
-from bnlstm_deploy.verification.measuring.conditions import LONGEST, check_conditions
-from bnlstm_deploy.verification.measuring.data import Agreement, check_data
+from bnlstm_deploy.verification.measuring.conditions import check_conditions
+from bnlstm_deploy.verification.measuring.data import Agreement, check_data, read_data
 from bnlstm_deploy.verification.measuring.draw import Draw
 from bnlstm_deploy.verification.measuring.emulate import runnable
 from bnlstm_deploy.verification.measuring.graphs import opened, opening_copies
@@ -41,7 +40,7 @@ from bnlstm_deploy.verification.measuring.lengths import find_lengths
 from bnlstm_deploy.verification.measuring.precision import check_precision
 from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.search import check_worst_case
-from bnlstm_deploy.version import __version__
+from bnlstm_deploy.verification.versions import versions
 
 if TYPE_CHECKING:
     from bnlstm_deploy.verification.measuring.endpoint import Endpoint
@@ -170,6 +169,7 @@ def verify(
         metadata, structure = check_structure(model, path, graph, examples)
         for each in graphs.values():
             each.metadata = metadata
+        own = read_data([Path(file) for file in data], graph) if data else None
         lengths = [graph.inputs[number].name for number in find_lengths(model, examples)]
         draw = Draw(graph, sample, generator, lengths)
         proto = onnx.load(run_path)
@@ -181,17 +181,16 @@ def verify(
                 checker.graphs.clear()
         branches = None if served is not None else Branches(proto, open_copy)
         not_checked = check_precision(checker, draw, generator, served, branches, show)
-        steps = graph.metadata.length or min(graph.metadata.steps + 1, LONGEST)
         show("conditions", 0, 1)
-        check_conditions(checker, draw, steps)
+        check_conditions(checker, draw)
         worst = None
         if search_seconds > 0 and checker.graphs:
             show("worst case", 0, 1)
             worst = check_worst_case(checker, draw, search_seconds)
         agreements: tuple[Agreement, ...] = ()
-        if data:
+        if own is not None:
             show("data", 0, 1)
-            agreements = check_data(checker, [Path(p) for p in data], draw.most_streams)
+            agreements = check_data(checker, own, draw.most_streams)
         report = Report(
             comparisons=tuple(checker.comparisons),
             metadata=graph.metadata,
@@ -236,16 +235,15 @@ def _few_threads(model: nn.Module) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextlib.contextmanager
-def _served(url: str | None, graphs: Mapping[Backend, Graph]) -> Iterator["Endpoint | None"]:
+def _served(
+    url: str | None, graphs: Mapping[Backend, Graph]
+) -> "AbstractContextManager[Endpoint | None]":
     """Open the endpoint that is to be checked in the place of the file, if there is one."""
     if url is None:
-        yield None
-        return
+        return contextlib.nullcontext()
     from bnlstm_deploy.verification.measuring.endpoint import Endpoint  # noqa: PLC0415 (it needs the extra client)
 
-    with Endpoint(url, next(iter(graphs.values()))) as served:
-        yield served
+    return Endpoint(url, next(iter(graphs.values())))
 
 
 def _no_native(*, native: bool, emulated: bool) -> str:
@@ -314,12 +312,5 @@ def _environment(path: Path, backends: Sequence[Backend], *, emulated: bool) -> 
         "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "providers": ", ".join(dict.fromkeys(b.provider for b in backends)) + how,
         "kernels": ", ".join(dict.fromkeys(b.kernel for b in backends)),
-        "bnlstm-deploy": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": ort.__version__,
-        "machine": platform.machine(),
-        "system": platform.system(),
+        **versions(),
     }

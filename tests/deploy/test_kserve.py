@@ -8,11 +8,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from bnlstm_deploy.access import TOKEN_VARIABLE
 from bnlstm_deploy.cli.main import app
 from bnlstm_deploy.deploy.kserve import MOUNT, Service, inference_service, manifest
 from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.serve.limits import Limits
-from bnlstm_deploy.serve.settings import TOKEN_VARIABLE
 from tests.deploy.commands import invoke
 
 REQUIRED = ("--storage-uri", "pvc://models/digits", "--image", "registry.example/bnlstm-deploy")

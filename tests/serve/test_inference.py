@@ -13,11 +13,12 @@ from bnlstm_deploy.errors import InputError
 from bnlstm_deploy.serve import inference
 from bnlstm_deploy.serve.inference import (
     Described,
-    check_output,
+    check_outputs,
     from_json,
     from_numbers,
     read_parameters,
 )
+from bnlstm_deploy.signature import Value
 
 DTYPES = st.sampled_from([np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)])
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
@@ -113,6 +114,17 @@ def test_a_timeout_is_in_microseconds():
 
 
 def test_a_classification_is_refused():
-    check_output("y", {"classification": 0})
+    known = [Value("y", np.dtype(np.float32), (1,))]
+    assert check_outputs([("y", {"classification": 0})], known) == ["y"]
     with pytest.raises(InputError, match="classification of 'y'"):
-        check_output("y", {"classification": 3})
+        check_outputs([("y", {"classification": 3})], known)
+
+
+def test_outputs_are_known_and_asked_for_once():
+    known = [Value(name, np.dtype(np.float32), (1,)) for name in "yz"]
+    assert check_outputs([], known) is None
+    assert check_outputs([("z", {}), ("y", {})], known) == ["z", "y"]
+    with pytest.raises(InputError, match="no output 'x'; it has"):
+        check_outputs([("y", {}), ("x", {})], known)
+    with pytest.raises(InputError, match="asked for twice"):
+        check_outputs([("y", {}), ("z", {}), ("y", {}), ("x", {})], known)

@@ -181,8 +181,10 @@ def test_data_of_ones_own(model, path, tmp_path):
     worse = check(model, path, data=[tmp_path / "x.npz", tmp_path / "y.npz"])
     assert all(agreement.agreeing < 200 for agreement in worse.agreements)
     np.savez(tmp_path / "z.npz", z=x)
+    measured = []
     with pytest.raises(InputError, match=r"the data holds the arrays \['z'\]"):
-        check(model, path, data=[tmp_path / "z.npz"])
+        check(model, path, data=[tmp_path / "z.npz"], progress=lambda *now: measured.append(now))
+    assert not measured
     with pytest.raises(InputError, match=r"holds \['x'\], which a file before it holds, too"):
         check(model, path, data=[tmp_path / "x.npz", tmp_path / "x.npz"])
 

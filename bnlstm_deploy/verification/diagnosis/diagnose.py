@@ -80,13 +80,9 @@ class Diagnosis:
             "hypotheses": [_described(confirmed) for confirmed in self.hypotheses],
             "hypotheses_tested": self.tested,
             "arrays": [_described(difference) for difference in self.arrays],
-            "fails": self.fails,
-            "reproduced": self.reproduced,
-            "stream": self.stream,
-            "time": self.time,
-            "stale": self.stale,
-            "fold_error": self.fold_error,
         }
+        names = ("fails", "reproduced", "stream", "time", "stale", "fold_error")
+        content |= {name: getattr(self, name) for name in names}
         return to_plain(content)
 
     def __str__(self) -> str:

@@ -117,17 +117,19 @@ class Judge:
         if own.inputs["X"].shape == value.shape:
             given = np.where(valid, own.inputs["X"], 0)  # padding must not matter
             wanted = Value(np.where(valid, value, 0), np.where(valid, bound, 0))
-            yield from self._maybe(LAYER_INPUT, _streams_first(wanted), given.swapaxes(0, 1))
+            yield from origin_of(
+                LAYER_INPUT, _streams_first(wanted), given.swapaxes(0, 1), self.place
+            )
         for name, state in (("initial_h", call.h), ("initial_c", call.c)):
             expected = state[self.place.row]
             bound = self.rounding.eps * np.abs(expected)
             given = np.broadcast_to(own.inputs[name], expected.shape)
-            yield from self._maybe(INITIAL_STATE, Value(expected, bound), given)
+            yield from origin_of(INITIAL_STATE, Value(expected, bound), given, self.place)
         for kind, integers, given in (
             (LENGTHS, call.lengths, self.lengths),
             (START_STEP, call.step, self.start),
         ):
-            yield from self._maybe(kind, exact(integers), given)
+            yield from origin_of(kind, exact(integers), given, self.place)
 
     def _first_timestep(self) -> tuple[int, Origin] | None:
         """Find the first timestep whose cell or output is off."""
@@ -149,7 +151,8 @@ class Judge:
                 expected[OUTPUT] = self._output_of(t, step.gates, c)
             for kind, given in actual.items():
                 name = LSTM_OPERATOR if cells is None else kind
-                found = next(self._maybe(name, self._valid(t, expected[kind], given), given), None)
+                wanted = self._valid(t, expected[kind], given)
+                found = next(origin_of(name, wanted, given, self.place), None)
                 if found is not None:
                     return t, found
         return None
@@ -188,8 +191,8 @@ class Judge:
         for kind, expected, actual in checks:
             if actual is None:
                 continue
-            given = actual.value
-            found = next(self._maybe(kind, self._valid(t, expected, given), given), None)
+            wanted = self._valid(t, expected, actual.value)
+            found = next(origin_of(kind, wanted, actual.value, self.place), None)
             if found is not None:
                 return found
         return None
@@ -199,7 +202,7 @@ class Judge:
         own, lengths = self.own, self.lengths
         past = np.arange(self.time)[:, None] >= lengths
         padding = np.where(past[:, :, None], own.y, 0).swapaxes(0, 1)
-        yield from self._maybe(PADDING, exact(np.zeros(padding.shape)), padding)
+        yield from origin_of(PADDING, exact(np.zeros(padding.shape)), padding, self.place)
         last = np.maximum(lengths - 1, 0)
         streams = np.arange(self.batch)
         started = (lengths > 0)[:, None]
@@ -207,12 +210,7 @@ class Judge:
         for (name, sequence), final in zip(sequences.items(), (own.y_h, own.y_c), strict=True):
             if sequence is not None:
                 expected = np.where(started, sequence[last, streams], self._initial(name))
-                yield from self._maybe(FINAL_STATE, exact(expected), final)
-
-    def _maybe(self, what: str, expected: Value, actual: NDArray[np.generic]) -> Iterator[Origin]:
-        found = origin_of(what, expected, actual, self.place)
-        if found is not None:
-            yield found
+                yield from origin_of(FINAL_STATE, exact(expected), final, self.place)
 
     def _initial(self, name: str) -> Array:
         shape = (self.batch, self.direction.hidden_size)

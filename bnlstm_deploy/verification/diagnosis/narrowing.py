@@ -1,7 +1,7 @@
 """The smallest part of a failing input that still fails: one stream, the shortest sequence."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.signature import BATCH, TIME, Array
 from bnlstm_deploy.verification.judging.comparison import distance, largest
+from bnlstm_deploy.verification.measuring.least import least
 from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.trial import Run
 
@@ -93,33 +94,11 @@ def narrow(
             break
     if best.time is None:
         return best
-    streamed = best.feeds
-    return _shortest(
-        best,
-        best.time,
-        lambda time: tried(prefix(graph, streamed, time, lengths), best.stream, time),
-    )
 
+    def shorter(time: int) -> Minimal | None:
+        return tried(prefix(graph, best.feeds, time, lengths), best.stream, time)
 
-def _shortest(whole: Minimal, longest: int, tried: Callable[[int], Minimal | None]) -> Minimal:
-    """Double the time until it fails, then halve the gap."""
-    passes, best = 0, whole
-    time = 1
-    while time < longest:
-        found = tried(time)
-        if found is not None:
-            best = found
-            break
-        passes, time = time, 2 * time
-    fails = min(time, longest)
-    while fails - passes > 1:
-        middle = (passes + fails) // 2
-        found = tried(middle)
-        if found is None:
-            passes = middle
-        else:
-            fails, best = middle, found
-    return best
+    return least(shorter, best.time - 1) or best
 
 
 def time_of(graph: Graph, feeds: Mapping[str, Array]) -> int | None:

@@ -1,5 +1,6 @@
 """Where a graph's error comes from: a value that is wrong though what it is made of is not."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +58,8 @@ class Origin:
 
 def origin_of(
     what: str, expected: Value, actual: NDArray[np.generic], place: Place | None = None
-) -> Origin | None:
-    """Return where a value is off by more than rounding explains, or None if it is not.
+) -> Iterator[Origin]:
+    """Yield where a value is off by more than rounding explains, if it is.
 
     Args:
         what: The intermediate.
@@ -71,13 +72,14 @@ def origin_of(
         where = {"module": place.path, "layer": place.layer, "direction": place.direction}
         where["place"] = str(place)
     if actual.shape != expected.value.shape:
-        return Origin(what, 0, (), np.nan, np.nan, np.inf, 0.0, **where)
+        yield Origin(what, 0, (), np.nan, np.nan, np.inf, 0.0, **where)
+        return
     differs = expected.differs(actual)
     if not differs.any():
-        return None
+        return
     errors = np.abs(actual.astype(np.float64) - expected.value)
     ranked = np.where(differs, np.nan_to_num(errors, nan=np.inf), -1)
     index = tuple(int(i) for i in np.unravel_index(ranked.argmax(), ranked.shape))
     parts = (expected.value, actual, errors, expected.bound)
     value, given, error, bound = (float(part[index]) for part in parts)
-    return Origin(what, index[0], index[1:], value, given, error, bound, **where)
+    yield Origin(what, index[0], index[1:], value, given, error, bound, **where)

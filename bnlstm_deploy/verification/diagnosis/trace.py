@@ -124,9 +124,7 @@ def _outside(
         if name in axes and given.shape == value.shape:
             wanted = Value(*(np.moveaxis(part, axes[name], 0) for part in wanted))
             given = np.moveaxis(given, axes[name], 0)
-        origin = origin_of(name, wanted, given)
-        if origin is not None:
-            yield origin
+        yield from origin_of(name, wanted, given)
 
 
 def _left(own: Mapping[Place, NodeValues]) -> dict[str, RecurrentOutputs]:

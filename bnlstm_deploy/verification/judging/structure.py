@@ -15,7 +15,7 @@ from bnlstm_deploy.errors import VerificationError
 from bnlstm_deploy.exporting.export import OPSETS
 from bnlstm_deploy.exporting.lifted import Lifted
 from bnlstm_deploy.exporting.op import DOMAIN, NAME
-from bnlstm_deploy.metadata import CARRIED, PRODUCER, Metadata, RecurrentLayers
+from bnlstm_deploy.metadata import CARRIED, PRODUCER, Metadata
 from bnlstm_deploy.verification.diagnosis.arrays import compare_arrays
 from bnlstm_deploy.verification.diagnosis.places import find_arrays
 from bnlstm_deploy.verification.judging.claims import check_claims
@@ -53,7 +53,6 @@ def check_structure(
     return metadata, [
         _validity(path),
         _opset(proto),
-        Finding("recurrent layers", True, ", ".join(map(_describe, metadata.layers))),
         Finding("metadata", not wrong, "; ".join(wrong) or "what the nodes and arrays are"),
         _values(model, graph, metadata, examples),
         _types(proto, metadata),
@@ -76,12 +75,6 @@ def _opset(proto: onnx.ModelProto) -> Finding:
     opset = versions.get("", 0)
     known = f"{OPSETS.start} to {OPSETS.stop - 1}"
     return Finding("opset", opset in OPSETS, f"{opset}; supported are {known}")
-
-
-def _describe(entry: RecurrentLayers) -> str:
-    sizes = f"{entry.input_size} to {entry.hidden_size}, {entry.num_layers} layers"
-    name = entry.name or "BNLSTM"
-    return f"{name} ({sizes}, {entry.num_directions} directions, {entry.steps} steps)"
 
 
 def _values(

@@ -11,6 +11,7 @@ from bnlstm_deploy.errors import RuntimeSessionError
 from bnlstm_deploy.signature import Array
 from bnlstm_deploy.verification.judging.structure import Finding
 from bnlstm_deploy.verification.measuring.cases import Case, Lengths
+from bnlstm_deploy.verification.measuring.least import least
 from bnlstm_deploy.verification.measuring.process import Graph
 
 SHORT = 2
@@ -55,9 +56,7 @@ class Branches:
     def case(
         self, draw: Callable[[Case], Mapping[str, Array]], most: int, lengths: Lengths | None
     ) -> Case | None:
-        """Return a case of many streams that runs a branch which was not run yet, if there is one.
-
-        The number of streams is doubled until one is; the case has the least number that does.
+        """Return the case of the fewest streams that runs a branch which was not run yet, if any.
 
         Args:
             draw: Draws the inputs of a case.
@@ -65,22 +64,11 @@ class Branches:
             lengths: Of the case.
         """
 
-        def case(batch: int) -> Case:
-            return Case(SHORT, batch, state=True, lengths=lengths)
+        def new(batch: int) -> Case | None:
+            case = Case(SHORT, batch, state=True, lengths=lengths)
+            return None if all(self.ran[name] for name in self._of(draw(case))) else case
 
-        def new(batch: int) -> bool:
-            return any(not self.ran[name] for name in self._of(draw(case(batch))))
-
-        passes, batch = 0, 1
-        while passes < most and not all(self.ran.values()):
-            if not new(batch):
-                passes, batch = batch, min(2 * batch, most)
-                continue
-            while batch - passes > 1:
-                middle = (passes + batch) // 2
-                passes, batch = (passes, middle) if new(middle) else (middle, batch)
-            return case(batch)
-        return None
+        return None if all(self.ran.values()) else least(new, most)
 
     @property
     def finding(self) -> Finding:

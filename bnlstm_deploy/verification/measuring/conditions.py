@@ -31,16 +31,17 @@ Change = Callable[[Array, int, int | None], Array]
 """Takes an input, the axis of its streams, and that of time if it has one."""
 
 
-def check_conditions(checker: Checker, make_trial: Draw, steps: int) -> None:
+def check_conditions(checker: Checker, make_trial: Draw) -> None:
     """Measure extreme inputs, and streams beside others that must not matter to them.
 
     Args:
         checker: Runs what is measured.
         make_trial: Draws inputs for a case.
-        steps: T of the cases.
     """
+    metadata = checker.graph.metadata
+    steps = metadata.length or min(metadata.steps + 1, LONGEST)
     case = Case(steps, 7, state=True)
-    reduced = checker.graph.metadata.dtype == "float16"
+    reduced = metadata.dtype == "float16"
     extreme: dict[str, Trial] = {}
     for kind, multiple in EXTREMES.items():
         factor = min(multiple, FLOAT16_EXTREME) if reduced else multiple
@@ -84,12 +85,8 @@ def _check_padding(checker: Checker, trial: Trial) -> None:
         spoilt[np.arange(spoilt.shape[1]) >= lengths[:, None]] = np.nan
         return np.moveaxis(spoilt, (0, 1), (batch, time))
 
-    def everything(name: str, array: Array) -> Array:
-        del name
-        return array
-
     spoilt = _changed(trial, checker.graph, spoil)
-    if spoilt is not None and _agree(checker, trial, spoilt, everything):
+    if spoilt is not None and _agree(checker, trial, spoilt):
         label = f"{trial.case}, padding of NaN"
         checker.measure("conditions", trial, label=label, run_with=spoilt)
 
@@ -120,7 +117,10 @@ def _changed(trial: Trial, graph: Graph, change: Change) -> Trial | None:
 
 
 def _agree(
-    checker: Checker, trial: Trial, spoilt: Trial, select: Callable[[str, Array], Array]
+    checker: Checker,
+    trial: Trial,
+    spoilt: Trial,
+    select: Callable[[str, Array], Array] = lambda name, array: array,
 ) -> bool:
     """Whether the training model itself gives the same; a model of one's own need not."""
     one, other = (

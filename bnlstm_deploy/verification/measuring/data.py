@@ -45,14 +45,8 @@ class Agreement(OfBackend):
         return text
 
     def __add__(self, other: "Agreement") -> "Agreement":
-        return replace(
-            self,
-            answers=self.answers + other.answers,
-            agreeing=self.agreeing + other.agreeing,
-            labelled=self.labelled + other.labelled,
-            correct=self.correct + other.correct,
-            correct_truth=self.correct_truth + other.correct_truth,
-        )
+        counts = ("answers", "agreeing", "labelled", "correct", "correct_truth")
+        return replace(self, **{n: getattr(self, n) + getattr(other, n) for n in counts})
 
 
 @dataclass(frozen=True)
@@ -141,18 +135,14 @@ def agree(actual: Array, truth: Array, labels: Array | None, batch_axis: int) ->
 
 
 def check_data(
-    checker: Checker, paths: Sequence[Path], most_streams: Callable[[int], int]
+    checker: Checker, data: Data, most_streams: Callable[[int], int]
 ) -> tuple[Agreement, ...]:
     """Measure the user's own data, in batches that fit into memory.
 
     Returns:
         How the answers of each graph agree; nothing if the first output has no classes.
-
-    Raises:
-        InputError: The data cannot be read, or does not fit the graph.
     """
     graph = checker.graph
-    data = read_data(paths, graph)
     first, rows_of = graph.outputs[0], graph.inputs[0].name
     axis = graph.signature.batch_axes.get(first.name, 0)
     total: dict[Backend, Agreement] = {}

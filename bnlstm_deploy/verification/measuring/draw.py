@@ -1,6 +1,7 @@
 """The inputs of cases, drawn at random."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,27 +14,18 @@ MEMORY = 9 * 2**25
 """Bytes that a run of a case may take."""
 
 
+@dataclass(frozen=True)
 class Draw:
-    """Draws the inputs, states, lengths and start steps of cases.
+    """Draws the inputs, states, lengths and start steps of cases."""
 
-    Args:
-        graph: The graph, for its names.
-        sample: Makes the model's own inputs.
-        generator: Of everything random.
-        lengths: Names of the model's own inputs that are valid timesteps.
-    """
-
-    def __init__(
-        self,
-        graph: Graph,
-        sample: Sample,
-        generator: np.random.Generator,
-        lengths: Collection[str] = (),
-    ) -> None:
-        self.graph = graph
-        self.sample = sample
-        self.generator = generator
-        self.lengths = lengths
+    graph: Graph
+    """For its names."""
+    sample: Sample
+    """Makes the model's own inputs."""
+    generator: np.random.Generator
+    """Of everything random."""
+    lengths: Collection[str] = ()
+    """Names of the model's own inputs that are valid timesteps."""
 
     def __call__(self, case: Case) -> Trial:
         """Draw all that a case calls for."""

@@ -1,13 +1,13 @@
 """A served model in the place of a graph: the check through the front door."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from bnlstm_deploy.access import read_token
 from bnlstm_deploy.client import Client
 from bnlstm_deploy.errors import InputError, ServingError
 from bnlstm_deploy.signature import Array, Value
@@ -17,8 +17,6 @@ from bnlstm_deploy.verification.measuring.process import Graph
 from bnlstm_deploy.verification.measuring.trial import Run, Trial
 
 ADDRESS = re.compile("(https?://.+)/v2/models/([^/]+)(?:/versions/([^/]+))?/?")
-
-TOKEN_VARIABLE = "BNLSTM_DEPLOY_TOKEN"
 
 TIMEOUT = 300.0
 """Seconds for a case: the largest take a while, and the server has others to serve."""
@@ -56,9 +54,8 @@ class Endpoint:
             )
         self.url = url
         server, name, version = (part and unquote(part) for part in match.groups())
-        token = os.environ.get(TOKEN_VARIABLE)
         self.client = Client(
-            server, name, version=version, token=token, timeout=TIMEOUT, retries=RETRIES
+            server, name, version=version, token=read_token(), timeout=TIMEOUT, retries=RETRIES
         )
         self.metadata, self.signature = graph.metadata, graph.signature
         self.inputs, self.outputs = graph.inputs, graph.outputs
@@ -92,7 +89,7 @@ class Endpoint:
 
     def in_sequence(self, trial: Trial) -> Trial:
         """Return a trial in chunks such that the server holds its state."""
-        return _SequenceTrial(self, trial)
+        return _SequenceTrial(**vars(trial), endpoint=self)
 
     def __enter__(self) -> "Endpoint":
         return self
@@ -134,12 +131,11 @@ class Endpoint:
         return Finding(name, not other, detail)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _SequenceTrial(Trial):
     """A trial in chunks that are sent as one of the server's sequences."""
 
-    def __init__(self, endpoint: Endpoint, trial: Trial) -> None:
-        super().__init__(trial.graph, trial.case, trial.feeds, trial.lengths)
-        self.endpoint = endpoint
+    endpoint: Endpoint
 
     def run_chunks(self, run: Run) -> dict[str, Array]:
         """Run the chunks, without states, and join the outputs."""

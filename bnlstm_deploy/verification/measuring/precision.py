@@ -1,6 +1,7 @@
 """The cases of the stage precision: lengths, batches, states, start steps, chunks, branches."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +64,8 @@ def check_precision(
     for done, trial in enumerate(_prepared(checker, draw, by_time)):
         show("precision", done, len(cases))
         case = trial.case
-        if case.chunks and not _streams(checker, trial):
+        truth = checker.truth.run
+        if case.chunks and not alike(trial.run(truth), trial.run_chunks(truth)):
             not_checked.append(
                 f"{case}: the training model itself does not give in chunks what it gives at once"
             )
@@ -115,7 +117,7 @@ def _beyond(trial: Trial) -> Trial | None:
     for name in names:
         whole = feeds[name] == trial.case.time
         feeds[name] = np.where(whole, np.resize(ABOVE, feeds[name].shape), feeds[name])
-    return Trial(trial.graph, trial.case, [feeds], trial.lengths, checked=False) if names else None
+    return replace(trial, feeds=[feeds], checked=False) if names else None
 
 
 def _carries(graph: Graph) -> bool:
@@ -127,8 +129,3 @@ def _carries(graph: Graph) -> bool:
         and len(carried) == len(CARRIED) * len(layers)
         and outputs.issuperset(carried.values())
     )
-
-
-def _streams(checker: Checker, trial: Trial) -> bool:
-    """Whether the training model gives in chunks what it gives at once."""
-    return alike(trial.run(checker.truth.run), trial.run_chunks(checker.truth.run))

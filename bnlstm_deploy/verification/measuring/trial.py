@@ -1,6 +1,7 @@
 """Running what is compared: torch models by the names of a graph, and anything in chunks."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -66,37 +67,25 @@ def alike(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
     )
 
 
+@dataclass(frozen=True, eq=False)
 class Trial:
-    """One case with its inputs, to be run by any model.
+    """One case with its inputs, to be run by any model."""
 
-    Args:
-        graph: The graph, for its names.
-        case: The condition.
-        feeds: The inputs of the whole sequence; for the chunks of a graph that is for one number of
-            timesteps, those of each chunk.
-        lengths: Names of the model's own inputs that are valid timesteps: see `find_lengths`.
-        checked: Whether a session checks the inputs; if not, they may be such as the graph takes
-            and a session refuses.
-    """
-
-    def __init__(
-        self,
-        graph: Graph,
-        case: Case,
-        feeds: Sequence[Mapping[str, Array]],
-        lengths: Collection[str] = (),
-        *,
-        checked: bool = True,
-    ) -> None:
-        self.graph = graph
-        self.case = case
-        self.feeds = feeds
-        self.lengths = lengths
-        self.checked = checked
+    graph: Graph
+    """For its names."""
+    case: Case
+    feeds: Sequence[Mapping[str, Array]]
+    """The inputs of the whole sequence; for the chunks of a graph that is for one number of
+    timesteps, those of each chunk."""
+    lengths: Collection[str] = ()
+    """Names of the model's own inputs that are valid timesteps: see `find_lengths`."""
+    checked: bool = True
+    """Whether a session checks the inputs; if not, they may be such as the graph takes and a
+    session refuses."""
 
     def with_feeds(self, feeds: Sequence[Mapping[str, Array]]) -> "Trial":
         """Return the same case with other inputs."""
-        return Trial(self.graph, self.case, feeds, self.lengths)
+        return replace(self, feeds=feeds)
 
     def repeated(self, times: int) -> "Trial":
         """Return the same case with each of its streams several times."""

@@ -1,26 +1,21 @@
 """A folder that reproduces a failure with numpy and onnxruntime alone."""
 
 import json
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from bnlstm_deploy.atomic import check_free_folder, replacing_folder
 from bnlstm_deploy.native import library_path
 from bnlstm_deploy.runtime import Session
 from bnlstm_deploy.runtime.providers import Provider
 from bnlstm_deploy.verification.diagnosis.narrowing import Minimal
-from bnlstm_deploy.version import __version__
+from bnlstm_deploy.verification.versions import versions
 
 MODEL = "model.onnx"
-
-PACKAGES = ("numpy", "onnx", "torch")
 
 
 def write_bundle(
@@ -63,7 +58,12 @@ def write_bundle(
     check_free_folder(folder)
     graph = Session(path, providers=providers, native=False)
     library = None if instruction_set is None else library_path()
-    native = {"library": library and library.name, "instruction_set": instruction_set}
+    about = {
+        "providers": list(graph.providers),
+        "seed": report.get("seed"),
+        "library": library and library.name,
+        "instruction_set": instruction_set,
+    }
     dtypes = {value.name: value.dtype for value in (*graph.inputs, *graph.state_inputs)}
     arrays = {
         "inputs.npz": {n: a.astype(dtypes[n] or a.dtype) for n, a in case.feeds.items()},
@@ -72,7 +72,7 @@ def write_bundle(
     }
     texts = {
         "tolerance.json": json.dumps(dict(tolerance), indent=1),
-        "versions.json": json.dumps(_versions(graph, report) | native, indent=1),
+        "versions.json": json.dumps(versions() | about, indent=1),
         "report.json": json.dumps(dict(report), indent=1),
         "replay.py": (Path(__file__).parent / "templates" / "replay.py").read_text("utf-8"),
     }
@@ -84,22 +84,3 @@ def write_bundle(
             np.savez(new / name, **held)  # type: ignore[arg-type]
         for name, text in texts.items():
             (new / name).write_text(text + "\n" * (not text.endswith("\n")), encoding="utf-8")
-
-
-def _versions(graph: Session, report: Mapping[str, Any]) -> dict[str, Any]:
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = "not installed"
-    return {
-        "python": platform.python_version(),
-        **packages,
-        "onnxruntime": ort.__version__,  # onnxruntime-gpu is that module, too
-        "bnlstm-deploy": __version__,
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "providers": list(graph.providers),
-        "seed": report.get("seed"),
-    }

@@ -259,16 +259,17 @@ def test_it_says_where_and_how_far():
 def test_the_element_that_is_furthest_beyond_what_is_explained():
     expected = Value(np.zeros((2, 3)), np.array([[9.0, 9, 9], [0.5, 0.5, 0.5]]))
     actual = np.array([[8.0, 0, -9], [0.5, 0.75, -0.625]])
-    found = origin_of("cell", expected, actual)
+    (found,) = origin_of("cell", expected, actual)
     assert found == Origin("cell", 1, (1,), 0.0, 0.75, 0.75, 0.5)
-    assert origin_of("cell", expected, actual.clip(-0.5, 0.5)) is None
+    assert not [*origin_of("cell", expected, actual.clip(-0.5, 0.5))]
     actual[1, 0] = np.nan
-    assert origin_of("cell", expected, actual).index == (0,)
+    (found,) = origin_of("cell", expected, actual)
+    assert found.index == (0,)
     # what is not a number in the truth says nothing
     unknown = Value(np.full((2, 3), np.nan), expected.bound)
-    assert origin_of("cell", unknown, actual) is None
+    assert not [*origin_of("cell", unknown, actual)]
     place = Place("rnn", 1, True, 3)
-    found = origin_of("cell", expected, np.zeros((2, 4)), place)
+    (found,) = origin_of("cell", expected, np.zeros((2, 4)), place)
     assert (found.error, found.explained, found.index) == (np.inf, 0, ())
     assert (found.module, found.layer, found.direction) == ("rnn", 1, "reverse")
     assert found.place == "layer 1, reverse direction of rnn"

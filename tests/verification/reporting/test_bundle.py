@@ -88,7 +88,7 @@ def test_a_bundle_reproduces_the_failure(model, paths, tmp_path):
     versions = json.loads((folder / "versions.json").read_text())
     assert versions["seed"] == 7
     assert versions["providers"] == ["CPUExecutionProvider"]
-    assert {"python", "numpy", "onnxruntime", "onnx", "torch", "platform"} <= versions.keys()
+    assert {"python", "numpy", "onnxruntime", "onnx", "torch", "machine"} <= versions.keys()
     result = replay(folder)
     assert result.returncode == 1, result.stderr
     assert "reproduced" in result.stdout.splitlines()
