@@ -1,15 +1,14 @@
 """Every snippet of the README and the docs, run in order in a folder of its own."""
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bnlstm_deploy.checkpoint.parse import parse_layout
+from tests.cli.command import on_path, run_python
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
@@ -29,24 +28,19 @@ def snippets(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_snippets_run_as_printed(page, tmp_path):
+def test_snippets_run_as_printed(page, tmp_path, tmp_path_factory):
     for folder in ("models", "tools"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     python = "".join(code for language, code in snippets(page) if language == "python")
-    shell = [code for language, code in snippets(page) if language == "bash"]
-    commands = [["bash", "-euo", "pipefail", "-c", code] for code in shell]
-    commands += [[sys.executable, "-c", python]] if python else []
-    for command in commands:
-        result = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+    results = []
+    with on_path(tmp_path_factory.mktemp("shell")) as environment:
+        for code in (code for language, code in snippets(page) if language == "bash"):
+            command = ["bash", "-euo", "pipefail", "-c", code]
+            options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+            results.append(subprocess.run(command, **options, check=False, timeout=600))
+        if python:
+            results.append(run_python(python, tmp_path, environment))
+    for result in results:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
