@@ -47,6 +47,5 @@ def reserved(host: str, port: int) -> Iterator[int]:
 
 def _refusal(host: str, port: int, error: OSError) -> InputError:
     return InputError(
-        f"cannot listen on port {port} of {host}: {error.strerror}; choose another http_port, "
-        "grpc_port or host"
+        f"cannot listen on port {port} of {host}: {error.strerror}; choose another port or host"
     )

@@ -90,6 +90,7 @@ def test_all_that_wait_are_accepted_at_once(monkeypatch):
     monkeypatch.setattr(RestServer, "_accept", accept)
     with Running() as server, contextlib.ExitStack() as stack:
         first = stack.enter_context(server.connect())
+        server.app.hold.clear()  # nothing is accepted while the others come
         first.sendall(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n")
         server.app.held.wait()
         waiting = [stack.enter_context(server.connect()) for _ in range(200)]
